@@ -1,0 +1,82 @@
+//! Every bound on sizes and counts, one line each, with what happens beyond it.
+//!
+//! Sizes are bytes, times milliseconds. A crossed bound is `TOO_LARGE` or `FIELD_INVALID` (nothing applied) unless the
+//! line says otherwise. Those a setting can change are named here with their default.
+
+/// Longest key; beyond it `TOO_LARGE`. An empty key is `FIELD_INVALID`.
+pub const KEY_BYTES_MAX: usize = 4 * 1024;
+/// Longest name of a component.
+pub const COMPONENT_NAME_BYTES_MAX: usize = 256;
+/// Most components of one object; the write that would cross it has the outcome *failed*, reason TOO_LARGE.
+pub const COMPONENTS_PER_OBJECT_MAX: usize = 1_024;
+/// Longest value of a component, also after an append (that is an outcome, since it depends on the state).
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Most operations plus preconditions of one request.
+pub const OPS_PER_REQUEST_MAX: usize = 1_000;
+/// Most bytes of keys and new values of one request.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest record, old values included; the write that would cross it has the outcome *failed*, reason TOO_LARGE.
+pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest gRPC message on the public port, at both ends; beyond it gRPC itself answers OUT_OF_RANGE.
+pub const PUBLIC_MESSAGE_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// Largest gRPC message on the internal port, at both ends.
+pub const INTERNAL_MESSAGE_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Most bytes that one page of a scan holds (one object may cross it alone).
+pub const SCAN_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Most objects of one page of a scan; a larger page size is cut to it.
+pub const SCAN_PAGE_OBJECTS_MAX: usize = 10_000;
+/// Most keys of one read.
+pub const KEYS_PER_READ_MAX: usize = 1_000;
+/// Longest name of a namespace, a site, a node or a binding: UTF-8, no control characters.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Shards of a namespace: at least 1; beyond the bound `FIELD_INVALID`.
+pub const SHARDS_PER_NAMESPACE_MAX: u32 = 4_096;
+/// Shards of a namespace when the creator does not say.
+pub const SHARDS_PER_NAMESPACE_DEFAULT: u32 = 16;
+/// Copies of a shard, the primary included.
+pub const COPIES_MAX: u32 = 7;
+/// Namespaces of a cluster.
+pub const NAMESPACES_MAX: usize = 10_000;
+/// User bindings of a cluster.
+pub const BINDINGS_MAX: usize = 100_000;
+/// Endpoints of one binding.
+pub const ENDPOINTS_PER_BINDING_MAX: usize = 64;
+
+/// Dedup entries that a shard keeps per client; beyond it the oldest goes and the floor rises over it.
+pub const DEDUP_ENTRIES_PER_CLIENT: usize = 10_000;
+/// How long a dedup entry is kept when the client says nothing.
+pub const DEDUP_AGE_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Writes that wait in one shard's mailbox; beyond it `OVERLOADED` (nothing applied).
+pub const SHARD_MAILBOX_MAX: usize = 65_536;
+/// Records that a primary holds formed and not yet durable; beyond it new writes wait in the mailbox.
+pub const PENDING_RECORDS_MAX: usize = 16_384;
+/// Bytes of such records.
+pub const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of records in one message to a copy (a single larger record goes alone).
+pub const RECORDS_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Records in one message to a copy.
+pub const RECORDS_MESSAGE_MAX: usize = 4_096;
+/// Bytes that a primary sends a copy beyond what the copy acknowledged (its credit).
+pub const STREAM_CREDIT_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of objects in one chunk of a full copy.
+pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that one commit round writes; what waits beyond it goes into the next round.
+pub const COMMIT_ROUND_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Requests of one stream that are not answered yet; beyond it the server stops reading the stream.
+pub const STREAM_IN_FLIGHT_MAX: usize = 4_096;
+/// Requests in one message of a stream.
+pub const STREAM_BATCH_MAX: usize = 1_024;
+/// Longest deadline that a request may ask for; a longer one is cut to it.
+pub const DEADLINE_MS_MAX: u64 = 10 * 60 * 1_000;
+/// Deadline when the caller gives none.
+pub const DEADLINE_MS_DEFAULT: u64 = 10_000;
+
+/// How far a client id may be dated in the future of the Sessions table's clock.
+pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;
+/// How far back a client id may be dated: the registration floor's distance from the table's clock.
+pub const SESSION_HORIZON_MS: u64 = 24 * 3_600 * 1_000;
+
+const _: () = assert!(REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX, "a full request fits a public message");
+const _: () = assert!(RECORD_BYTES_MAX < INTERNAL_MESSAGE_BYTES_MAX, "a full record fits an internal message");
+const _: () = assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX, "a full object fits a request");
