@@ -77,6 +77,15 @@ pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;
 /// How far back a client id may be dated: the registration floor's distance from the table's clock.
 pub const SESSION_HORIZON_MS: u64 = 24 * 3_600 * 1_000;
 
-const _: () = assert!(REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX, "a full request fits a public message");
-const _: () = assert!(RECORD_BYTES_MAX < INTERNAL_MESSAGE_BYTES_MAX, "a full record fits an internal message");
-const _: () = assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX, "a full object fits a request");
+const _: () = assert!(
+    REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX,
+    "a full request fits a public message"
+);
+const _: () = assert!(
+    RECORD_BYTES_MAX < INTERNAL_MESSAGE_BYTES_MAX,
+    "a full record fits an internal message"
+);
+const _: () = assert!(
+    KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX,
+    "a full object fits a request"
+);
