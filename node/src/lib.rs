@@ -1,1 +1,8 @@
-//! Skeleton.
+//! Understudy's servers and command line: what stands around the protocol's state machines on a machine with disk and
+//! network, and what a person types.
+
+pub mod admin;
+pub mod config;
+pub mod process;
+pub mod reflection;
+pub mod telemetry;
