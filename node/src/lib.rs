@@ -2,7 +2,10 @@
 //! network, and what a person types.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod data_folder;
 pub mod process;
 pub mod reflection;
+pub mod roles;
 pub mod telemetry;
