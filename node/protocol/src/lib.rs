@@ -3,6 +3,7 @@
 //! Whoever drives them (the node's threads, the simulator, a transcript) gives time and inputs and carries out effects.
 
 pub mod control;
+pub mod detector;
 pub mod mutant;
 pub mod tables;
 pub mod time;
