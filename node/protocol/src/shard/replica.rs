@@ -267,6 +267,24 @@ impl Replica {
         }
     }
 
+    /// The epoch in which this process is named as primary and acts as such: what it wants a lease for.
+    pub fn claim(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Primary(primary) => Some(primary.epoch),
+            _ => None,
+        }
+    }
+
+    /// The durable dedup entry of a request in this copy.
+    pub fn durable_dedup(
+        &self,
+        context: &Context<'_>,
+        id: understudy_proto::RequestId,
+    ) -> Result<Option<crate::request::DedupEntry>, StoreError> {
+        let found = self.live.dedup(self.shard, context.stored, id)?;
+        Ok(found.filter(|(batch, _)| *batch <= self.persisted).map(|(_, entry)| entry))
+    }
+
     pub fn assignment(&self) -> Option<&Assignment> {
         self.assignment.as_ref()
     }
