@@ -283,7 +283,11 @@ impl Group {
                 failure.reason,
                 Reason::NotLeader | Reason::NoManager | Reason::PeerUnreachable | Reason::Stopping
             );
-            if !elsewhere || Instant::now() + LOOK_AGAIN >= end || self.has_stopped() {
+            let late = Instant::now() + LOOK_AGAIN >= end;
+            if late && failure.reason == Reason::NotLeader {
+                return Err(Failure::new(Reason::NoManager, applied, "the managers agreed on no leader in time"));
+            }
+            if late || !elsewhere || self.has_stopped() {
                 return Err(Failure { applied, ..failure });
             }
             self.news_within(LOOK_AGAIN).await;

@@ -240,8 +240,8 @@ async fn a_minority_acknowledges_nothing() {
     }
     let read = alone.read(Duration::from_millis(500)).await;
     assert_eq!(read.err().map(|failure| failure.reason), Some(Reason::NoManager));
-    let written = alone.propose(bind(1, "a", "e"), Duration::from_millis(500)).await.unwrap_err();
-    assert_eq!(written.applied, understudy_proto::failure::Applied::Unknown);
+    let written = alone.propose(bind(1, "a", "e"), Duration::from_millis(500)).await;
+    assert_eq!(written.err().map(|failure| failure.reason), Some(Reason::NoManager));
 }
 
 #[tokio::test(flavor = "multi_thread")]
