@@ -27,13 +27,20 @@ pub struct Manager {
 
 impl Group {
     /// Adds a manager that was started with an empty folder and no `initial_managers`.
-    pub async fn add_manager(&self, id: u64, node: ManagerNode, limit: Duration) -> Result<(), Failure> {
-        self.change_managers(ManagerChange::Add { id, node }, limit).await
+    pub async fn add_manager(
+        &self,
+        id: u64,
+        node: ManagerNode,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        self.change_managers(ManagerChange::Add { id, node }, limit)
+            .await
     }
 
     /// Removes a manager. Its process may be stopped afterwards; its id is never used again.
     pub async fn remove_manager(&self, id: u64, limit: Duration) -> Result<(), Failure> {
-        self.change_managers(ManagerChange::Remove { id }, limit).await
+        self.change_managers(ManagerChange::Remove { id }, limit)
+            .await
     }
 
     /// The managers as this one knows them.
@@ -53,7 +60,11 @@ impl Group {
         membership.nodes().map(manager).collect()
     }
 
-    pub(super) async fn change_managers_here(&self, change: ManagerChange, limit: Duration) -> Result<(), Failure> {
+    pub(super) async fn change_managers_here(
+        &self,
+        change: ManagerChange,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         let end = Instant::now() + limit;
         match change {
             ManagerChange::Add { id, node } => self.add_here(id, node, end).await,
@@ -66,21 +77,27 @@ impl Group {
         match known {
             Some(known) if known.node != node => {
                 let at = known.node.internal_address;
-                return Err(Failure::no(Reason::AlreadyExists, format!("manager {id} is at {at}")));
+                return Err(Failure::no(
+                    Reason::AlreadyExists,
+                    format!("manager {id} is at {at}"),
+                ));
             }
             Some(known) if known.voter => return Ok(()),
             Some(_) => {}
             None if id == 0 => return Err(Failure::field("id", "a manager's id is at least 1")),
             None if self.view().ever().contains(&id) => {
-                let why = format!("manager {id} was removed: its id is never used again, choose another");
+                let why =
+                    format!("manager {id} was removed: its id is never used again, choose another");
                 return Err(Failure::no(Reason::NotAllowed, why));
             }
             None => {}
         }
         // Waits until the learner has (nearly) the whole log.
-        self.written(end, self.raft().add_learner(id, node, true)).await?;
+        self.written(end, self.raft().add_learner(id, node, true))
+            .await?;
         let voter = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-        self.written(end, self.raft().change_membership(voter, true)).await
+        self.written(end, self.raft().change_membership(voter, true))
+            .await
     }
 
     async fn remove_here(&self, id: u64, end: Instant) -> Result<(), Failure> {
@@ -89,33 +106,49 @@ impl Group {
             return Ok(());
         };
         if manager.voter && managers.iter().filter(|manager| manager.voter).count() == 1 {
-            return Err(Failure::no(Reason::NotAllowed, "the last manager cannot be removed"));
+            return Err(Failure::no(
+                Reason::NotAllowed,
+                "the last manager cannot be removed",
+            ));
         }
         if id == self.id() {
             let left = end.saturating_duration_since(Instant::now());
             self.transfer_leadership(left / 2).await?;
-            return Err(Failure::no(Reason::NotLeader, "this manager has handed leadership over"));
+            return Err(Failure::no(
+                Reason::NotLeader,
+                "this manager has handed leadership over",
+            ));
         }
         let gone = BTreeSet::from([id]);
         if manager.voter {
             let removed = ChangeMembers::RemoveVoters(gone.clone());
-            self.written(end, self.raft().change_membership(removed, false)).await
+            self.written(end, self.raft().change_membership(removed, false))
+                .await
         } else {
             let removed = ChangeMembers::RemoveNodes(gone);
-            self.written(end, self.raft().change_membership(removed, false)).await
+            self.written(end, self.raft().change_membership(removed, false))
+                .await
         }
     }
 
     async fn written<T>(
         &self,
         end: Instant,
-        writing: impl Future<Output = Result<T, RaftError<super::types::TypeConfig, ClientWriteError<super::types::TypeConfig>>>>,
+        writing: impl Future<
+            Output = Result<
+                T,
+                RaftError<super::types::TypeConfig, ClientWriteError<super::types::TypeConfig>>,
+            >,
+        >,
     ) -> Result<(), Failure> {
         match timeout_at(end, writing).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::Fatal(error))) => Err(stopped(&error)),
             Ok(Err(RaftError::APIError(error))) => Err(refused(&error)),
-            Err(_) => Err(Failure::unknown(Reason::DeadlinePassed, "the change was not made in time; ask again")),
+            Err(_) => Err(Failure::unknown(
+                Reason::DeadlinePassed,
+                "the change was not made in time; ask again",
+            )),
         }
     }
 }
@@ -128,7 +161,10 @@ fn refused(error: &ClientWriteError<super::types::TypeConfig>) -> Failure {
             ..not_leader(error)
         },
         ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
-            Failure::no(Reason::Overloaded, "another change of the managers is under way; ask again")
+            Failure::no(
+                Reason::Overloaded,
+                "another change of the managers is under way; ask again",
+            )
         }
         other => Failure::no(Reason::NotAllowed, other.to_string()),
     }
@@ -140,7 +176,11 @@ pub fn parse_managers(list: &[String]) -> Result<BTreeMap<u64, ManagerNode>, Str
     for item in list {
         let bad = || format!("'{item}' is not like 1@host:7421");
         let (id, address) = item.split_once('@').ok_or_else(bad)?;
-        let id = id.parse::<u64>().ok().filter(|id| *id > 0).ok_or_else(bad)?;
+        let id = id
+            .parse::<u64>()
+            .ok()
+            .filter(|id| *id > 0)
+            .ok_or_else(bad)?;
         let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
         if host.is_empty() || port.parse::<u16>().is_err() {
             return Err(bad());

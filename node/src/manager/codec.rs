@@ -22,10 +22,11 @@ pub(crate) fn encode_bytes<T: Serialize>(value: &T) -> io::Result<Bytes> {
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     match bytes.split_first() {
-        Some((&FORMAT_MSGPACK, rest)) => {
-            rmp_serde::from_slice(rest).map_err(|error| invalid(format!("it does not decode: {error}")))
-        }
-        Some((format, _)) => Err(invalid(format!("format {format} is not known to this version"))),
+        Some((&FORMAT_MSGPACK, rest)) => rmp_serde::from_slice(rest)
+            .map_err(|error| invalid(format!("it does not decode: {error}"))),
+        Some((format, _)) => Err(invalid(format!(
+            "format {format} is not known to this version"
+        ))),
         None => Err(invalid("it is empty".to_string())),
     }
 }
@@ -41,7 +42,10 @@ mod tests {
     #[test]
     fn a_structure_comes_back_and_another_format_is_refused() {
         let bytes = encode(&(7u64, "x")).unwrap();
-        assert_eq!(decode::<(u64, String)>(&bytes).unwrap(), (7, "x".to_string()));
+        assert_eq!(
+            decode::<(u64, String)>(&bytes).unwrap(),
+            (7, "x".to_string())
+        );
         assert!(decode::<u64>(&[9, 0]).is_err());
         assert!(decode::<u64>(&[]).is_err());
     }

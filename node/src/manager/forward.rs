@@ -42,7 +42,11 @@ impl Forwarded {
         ask(group, leader, Kind::Command, envelope, limit).await
     }
 
-    pub(crate) async fn read_index(group: &Group, leader: &ManagerNode, limit: Duration) -> Result<LogId, Failure> {
+    pub(crate) async fn read_index(
+        group: &Group,
+        leader: &ManagerNode,
+        limit: Duration,
+    ) -> Result<LogId, Failure> {
         ask(group, leader, Kind::ReadIndex, &(), limit).await
     }
 
@@ -61,7 +65,11 @@ impl Forwarded {
         match request.kind() {
             Kind::Command => {
                 let asked: Timed<Envelope> = decode(payload)?;
-                encode(&group.propose_here(asked.question, limit(asked.limit_ms)).await?)
+                encode(
+                    &group
+                        .propose_here(asked.question, limit(asked.limit_ms))
+                        .await?,
+                )
             }
             Kind::ReadIndex => {
                 let asked: Timed<()> = decode(payload)?;
@@ -69,9 +77,15 @@ impl Forwarded {
             }
             Kind::Membership => {
                 let asked: Timed<ManagerChange> = decode(payload)?;
-                encode(&group.change_managers_here(asked.question, limit(asked.limit_ms)).await?)
+                encode(
+                    &group
+                        .change_managers_here(asked.question, limit(asked.limit_ms))
+                        .await?,
+                )
             }
-            Kind::Unspecified => Err(Failure::field("kind", "kind is not known to this version").into()),
+            Kind::Unspecified => {
+                Err(Failure::field("kind", "kind is not known to this version").into())
+            }
         }
     }
 }
@@ -98,9 +112,13 @@ async fn ask<Q: Serialize, A: DeserializeOwned>(
         .map_err(|why| Failure::no(Reason::PeerUnreachable, why))?;
     match tokio::time::timeout(limit, client.forward(request)).await {
         Ok(Ok(response)) => codec::decode(&response.into_inner().payload).map_err(internal),
-        Ok(Err(status)) => Err(Failure::from_status(&status)
-            .unwrap_or_else(|| Failure::unknown(Reason::PeerUnreachable, lost(leader, status.message())))),
-        Err(_) => Err(Failure::unknown(Reason::DeadlinePassed, lost(leader, "no answer in time"))),
+        Ok(Err(status)) => Err(Failure::from_status(&status).unwrap_or_else(|| {
+            Failure::unknown(Reason::PeerUnreachable, lost(leader, status.message()))
+        })),
+        Err(_) => Err(Failure::unknown(
+            Reason::DeadlinePassed,
+            lost(leader, "no answer in time"),
+        )),
     }
 }
 

@@ -77,15 +77,20 @@ impl Group {
         let initial = &config.initial_managers;
         if !initial.is_empty() && !initial.contains_key(&config.id) {
             let id = config.id;
-            return Err(StartError::Config(format!("initial_managers does not name manager {id}")));
+            return Err(StartError::Config(format!(
+                "initial_managers does not name manager {id}"
+            )));
         }
         let raft_config = config.raft.openraft().map_err(StartError::Config)?;
         let unusable = |what: &'static str| {
             move |error: std::io::Error| StartError::FolderUnusable(format!("{what}: {error}"))
         };
-        let (log, log_closed) = Log::open(&config.folder.join("raft")).map_err(unusable("the managers' log"))?;
-        let snapshots = Snapshots::open(&config.folder.join("snapshot")).map_err(unusable("the tables' snapshot"))?;
-        let identity = Identity::open(log.clone(), config.id, initial).map_err(unusable("the managers' log"))?;
+        let (log, log_closed) =
+            Log::open(&config.folder.join("raft")).map_err(unusable("the managers' log"))?;
+        let snapshots = Snapshots::open(&config.folder.join("snapshot"))
+            .map_err(unusable("the tables' snapshot"))?;
+        let identity = Identity::open(log.clone(), config.id, initial)
+            .map_err(unusable("the managers' log"))?;
         let identity = Arc::new(identity);
         let links = Links::new(identity.clone(), config.dial.clone());
         let machine = Machine::new(snapshots);
@@ -135,7 +140,9 @@ impl Group {
                 let committed = now.cluster_committed.map(|id| id.index);
                 let applied = now.last_applied.map(|id| id.index);
                 // The tail may have been replaced by a shorter one.
-                committed.is_some() && committed >= tail.min(now.last_log_index) && applied >= committed
+                committed.is_some()
+                    && committed >= tail.min(now.last_log_index)
+                    && applied >= committed
             };
             if done {
                 self.inner.recovered.send_replace(true);
@@ -240,12 +247,18 @@ impl Group {
             })
             .await
             // A read changes nothing.
-            .map_err(|failure| Failure { applied: Applied::No, ..failure })?;
+            .map_err(|failure| Failure {
+                applied: Applied::No,
+                ..failure
+            })?;
         let left = end.saturating_duration_since(Instant::now());
         let wait = Linearizer::new(self.id(), ReadLogId::from_log_id(index), None);
         match wait.try_await_ready(self.raft(), Some(left)).await {
             Ok(Ok(_)) => Ok(self.inner.view.clone()),
-            Ok(Err(_)) => Err(Failure::no(Reason::DeadlinePassed, "this manager is behind the leader")),
+            Ok(Err(_)) => Err(Failure::no(
+                Reason::DeadlinePassed,
+                "this manager is behind the leader",
+            )),
             Err(error) => Err(stopped(&error)),
         }
     }
@@ -253,7 +266,10 @@ impl Group {
     /// The tables as this manager has them, which may be old.
     pub fn stale(&self) -> Result<View, Failure> {
         if !*self.inner.recovered.borrow() {
-            return Err(Failure::no(Reason::Starting, "this manager has not recovered its tables yet"));
+            return Err(Failure::no(
+                Reason::Starting,
+                "this manager has not recovered its tables yet",
+            ));
         }
         Ok(self.inner.view.clone())
     }
@@ -270,7 +286,10 @@ impl Group {
         let end = Instant::now() + limit;
         let mut applied = Applied::No;
         loop {
-            let leader = self.find_leader(end).await.map_err(|failure| Failure { applied, ..failure })?;
+            let leader = self
+                .find_leader(end)
+                .await
+                .map_err(|failure| Failure { applied, ..failure })?;
             let left = end.saturating_duration_since(Instant::now());
             let failure = match ask(leader, left).await {
                 Ok(answer) => return Ok(answer),
@@ -285,7 +304,11 @@ impl Group {
             );
             let late = Instant::now() + LOOK_AGAIN >= end;
             if late && failure.reason == Reason::NotLeader {
-                return Err(Failure::new(Reason::NoManager, applied, "the managers agreed on no leader in time"));
+                return Err(Failure::new(
+                    Reason::NoManager,
+                    applied,
+                    "the managers agreed on no leader in time",
+                ));
             }
             if late || !elsewhere || self.has_stopped() {
                 return Err(Failure { applied, ..failure });
@@ -303,7 +326,10 @@ impl Group {
                 return Err(Failure::no(Reason::Stopping, "this manager is stopping"));
             }
             if Instant::now() >= end {
-                return Err(Failure::no(Reason::NoManager, "the managers have no leader at the moment"));
+                return Err(Failure::no(
+                    Reason::NoManager,
+                    "the managers have no leader at the moment",
+                ));
             }
             self.news_within(end - Instant::now()).await;
         }
@@ -316,11 +342,20 @@ impl Group {
         if id == self.id() {
             return Some(Leader::Here);
         }
-        metrics.membership_config.membership().get_node(&id).cloned().map(Leader::At)
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
+            .map(Leader::At)
     }
 
     fn has_stopped(&self) -> bool {
-        self.raft().metrics().borrow_watched().running_state.is_err()
+        self.raft()
+            .metrics()
+            .borrow_watched()
+            .running_state
+            .is_err()
     }
 
     /// Waits for news of Raft, a short time at most: news may have come just before.
@@ -339,7 +374,11 @@ enum Leader {
 
 /// What only the leader can do.
 impl Group {
-    pub(super) async fn propose_here(&self, envelope: Envelope, limit: Duration) -> Result<Answered, Failure> {
+    pub(super) async fn propose_here(
+        &self,
+        envelope: Envelope,
+        limit: Duration,
+    ) -> Result<Answered, Failure> {
         let writing = self.raft().client_write(Proposal(envelope));
         let written = match tokio::time::timeout(limit, writing).await {
             Ok(written) => written,
@@ -350,18 +389,24 @@ impl Group {
         };
         match written {
             Ok(response) => response.data.0.ok_or_else(|| {
-                Failure::unknown(Reason::Internal, "a command was answered as if it were none")
+                Failure::unknown(
+                    Reason::Internal,
+                    "a command was answered as if it were none",
+                )
             }),
             Err(RaftError::Fatal(error)) => Err(stopped(&error)),
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                Err(Failure::unknown(Reason::NotLeader, "leadership changed under the command"))
-            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(
+                Failure::unknown(Reason::NotLeader, "leadership changed under the command"),
+            ),
             Err(RaftError::APIError(error)) => Err(not_leader(&error)),
         }
     }
 
     pub(super) async fn read_index_here(&self, limit: Duration) -> Result<LogId, Failure> {
-        let asked = tokio::time::timeout(limit, self.raft().get_read_linearizer(ReadPolicy::ReadIndex));
+        let asked = tokio::time::timeout(
+            limit,
+            self.raft().get_read_linearizer(ReadPolicy::ReadIndex),
+        );
         match asked.await {
             Ok(Ok(linearizer)) => Ok(*linearizer.read_log_id().log_id()),
             Ok(Err(RaftError::Fatal(error))) => Err(stopped(&error)),
@@ -369,18 +414,27 @@ impl Group {
                 Err(Failure::no(Reason::NoManager, error.to_string()))
             }
             Ok(Err(RaftError::APIError(error))) => Err(not_leader(&error)),
-            Err(_) => Err(Failure::no(Reason::NoManager, "no quorum of managers answered in time")),
+            Err(_) => Err(Failure::no(
+                Reason::NoManager,
+                "no quorum of managers answered in time",
+            )),
         }
     }
 
     /// Changes the managers, wherever the leader is.
-    pub(super) async fn change_managers(&self, change: ManagerChange, limit: Duration) -> Result<(), Failure> {
+    pub(super) async fn change_managers(
+        &self,
+        change: ManagerChange,
+        limit: Duration,
+    ) -> Result<(), Failure> {
         self.at_the_leader(limit, |leader, left| {
             let change = change.clone();
             async move {
                 match leader {
                     Leader::Here => self.change_managers_here(change, left).await,
-                    Leader::At(node) => Forwarded::change_managers(self, &node, &change, left).await,
+                    Leader::At(node) => {
+                        Forwarded::change_managers(self, &node, &change, left).await
+                    }
                 }
             }
         })
@@ -389,7 +443,10 @@ impl Group {
 }
 
 pub(super) fn not_leader(error: &impl fmt::Display) -> Failure {
-    Failure::no(Reason::NotLeader, format!("this manager does not lead: {error}"))
+    Failure::no(
+        Reason::NotLeader,
+        format!("this manager does not lead: {error}"),
+    )
 }
 
 pub(super) fn stopped(error: &openraft::errors::Fatal<TypeConfig>) -> Failure {
@@ -408,6 +465,8 @@ impl Group {
 
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group").field("config", &self.inner.config).finish_non_exhaustive()
+        f.debug_struct("Group")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
     }
 }

@@ -30,11 +30,17 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// What the folder says; a new folder takes the group of `initial`.
-    pub(crate) fn open(log: Log, manager: u64, initial: &BTreeMap<u64, ManagerNode>) -> io::Result<Identity> {
+    pub(crate) fn open(
+        log: Log,
+        manager: u64,
+        initial: &BTreeMap<u64, ManagerNode>,
+    ) -> io::Result<Identity> {
         let stored = match log.identity::<Stored>()? {
             Some(stored) if stored.manager != manager => {
                 let other = stored.manager;
-                return Err(codec::invalid(format!("it belongs to manager {other}, not to {manager}")));
+                return Err(codec::invalid(format!(
+                    "it belongs to manager {other}, not to {manager}"
+                )));
             }
             Some(stored) => stored,
             None => {
@@ -74,7 +80,9 @@ impl Identity {
         let mut stored = self.stored.lock();
         match stored.cluster {
             Some(known) if known == cluster => Ok(()),
-            Some(known) => Err(codec::invalid(format!("cluster {cluster} in a folder of cluster {known}"))),
+            Some(known) => Err(codec::invalid(format!(
+                "cluster {cluster} in a folder of cluster {known}"
+            ))),
             None => {
                 stored.cluster = Some(cluster);
                 self.save(&stored)
@@ -100,13 +108,18 @@ impl Identity {
         let mut stored = self.stored.lock();
         if target.is_some_and(|target| target != stored.manager) {
             let here = stored.manager;
-            return Err(refused(format!("the call is for another manager, here is manager {here}")));
+            return Err(refused(format!(
+                "the call is for another manager, here is manager {here}"
+            )));
         }
         let Some(known) = stored.group else {
             stored.group = Some(group);
             stored.cluster = cluster;
             return self.save(&stored).map_err(|error| {
-                Failure::no(Reason::StorageFailed, format!("the identity is not stored: {error}"))
+                Failure::no(
+                    Reason::StorageFailed,
+                    format!("the identity is not stored: {error}"),
+                )
             });
         };
         let same = known == group && agree(stored.cluster, cluster);
@@ -121,7 +134,12 @@ fn agree(here: Option<ClusterId>, there: Option<ClusterId>) -> bool {
 
 fn parse(wire: &[u8]) -> Result<(ClusterId, Option<ClusterId>), Failure> {
     let (group, cluster) = wire.split_at(wire.len().min(16));
-    let field = || Failure::field("cluster_id", "cluster_id has 16 or 32 bytes between managers");
+    let field = || {
+        Failure::field(
+            "cluster_id",
+            "cluster_id has 16 or 32 bytes between managers",
+        )
+    };
     let group = ClusterId::from_slice(group).ok_or_else(field)?;
     match cluster {
         [] => Ok((group, None)),
@@ -155,7 +173,10 @@ mod tests {
 
     fn open(folder: &std::path::Path, id: u64, initial: &[(u64, &str)]) -> io::Result<Identity> {
         let (log, _) = Log::open(&folder.join("raft"))?;
-        let initial = initial.iter().map(|(id, address)| (*id, node(address))).collect();
+        let initial = initial
+            .iter()
+            .map(|(id, address)| (*id, node(address)))
+            .collect();
         Identity::open(log, id, &initial)
     }
 
@@ -171,7 +192,10 @@ mod tests {
         assert!(foreign.check(&first.to_wire(), Some(2)).is_err());
 
         first.founded(ClusterId(7)).unwrap();
-        assert!(second.check(&first.to_wire(), None).is_ok(), "it does not know yet");
+        assert!(
+            second.check(&first.to_wire(), None).is_ok(),
+            "it does not know yet"
+        );
         second.founded(ClusterId(8)).unwrap();
         assert!(second.check(&first.to_wire(), None).is_err());
         assert!(first.founded(ClusterId(8)).is_err());

@@ -72,7 +72,9 @@ impl Group {
     async fn confirm(&self, policy: ReadPolicy) -> Option<u64> {
         let linearizer = self.raft().get_read_linearizer(policy).await.ok()?;
         let of_term = *linearizer.read_log_id().committed_leader_id();
-        let own_entry_applied = linearizer.applied().is_some_and(|id: &LogId| id.leader_id == of_term);
+        let own_entry_applied = linearizer
+            .applied()
+            .is_some_and(|id: &LogId| id.leader_id == of_term);
         let open = of_term.term > self.closed_term().load(Ordering::SeqCst);
         (own_entry_applied && open).then_some(of_term.term)
     }
@@ -86,7 +88,10 @@ impl Group {
             return Ok(());
         }
         let Some(target) = self.furthest_voter() else {
-            return Err(Failure::no(Reason::NotAllowed, "there is no other manager to lead"));
+            return Err(Failure::no(
+                Reason::NotAllowed,
+                "there is no other manager to lead",
+            ));
         };
         self.closed_term().fetch_max(before.term, Ordering::SeqCst);
         let asked = self.raft().trigger().transfer_leader(target).await;
@@ -109,15 +114,25 @@ impl Group {
             // Fails only when the group has stopped.
             let _ = self.raft().trigger().elect(false).await;
         }
-        Failure::no(Reason::DeadlinePassed, "no other manager took over leadership in time")
+        Failure::no(
+            Reason::DeadlinePassed,
+            "no other manager took over leadership in time",
+        )
     }
 
     fn furthest_voter(&self) -> Option<u64> {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         let matched = metrics.replication.as_ref()?;
-        let voters = metrics.membership_config.voter_ids().filter(|id| *id != self.id());
-        voters.max_by_key(|id| matched.get(id).and_then(|matched| matched.map(|id| id.index)))
+        let voters = metrics
+            .membership_config
+            .voter_ids()
+            .filter(|id| *id != self.id());
+        voters.max_by_key(|id| {
+            matched
+                .get(id)
+                .and_then(|matched| matched.map(|id| id.index))
+        })
     }
 
     /// A clean stop: hands over if this manager leads, then stops.
@@ -127,7 +142,8 @@ impl Group {
         if let Err(failure) = self.transfer_leadership(limit / 2).await {
             tracing::info!(%failure, "stopping without handing leadership over");
         }
-        self.stop(end.saturating_duration_since(Instant::now())).await;
+        self.stop(end.saturating_duration_since(Instant::now()))
+            .await;
     }
 
     /// Stops at once. When it returns the folder can be opened again, unless the limit passed.

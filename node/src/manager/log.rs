@@ -11,7 +11,9 @@ use super::types::{Entry, LogId, TypeConfig, Vote};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader, entry::RaftEntry};
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamily, DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch};
+use rocksdb::{
+    ColumnFamily, DB, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 use std::io;
@@ -173,13 +175,17 @@ fn entries_from(db: &DB, from: u64) -> impl Iterator<Item = io::Result<(u64, Box
     let start = from.to_be_bytes();
     let mut options = ReadOptions::default();
     options.set_verify_checksums(true);
-    db.iterator_cf_opt(column(db, LOG), options, IteratorMode::From(&start, Direction::Forward))
-        .map(|item| {
-            let (key, value) = item.map_err(storage)?;
-            let index = <[u8; 8]>::try_from(&key[..])
-                .map_err(|_| codec::invalid("a key of the log is no index".to_string()))?;
-            Ok((u64::from_be_bytes(index), value))
-        })
+    db.iterator_cf_opt(
+        column(db, LOG),
+        options,
+        IteratorMode::From(&start, Direction::Forward),
+    )
+    .map(|item| {
+        let (key, value) = item.map_err(storage)?;
+        let index = <[u8; 8]>::try_from(&key[..])
+            .map_err(|_| codec::invalid("a key of the log is no index".to_string()))?;
+        Ok((u64::from_be_bytes(index), value))
+    })
 }
 
 fn read_meta<T: DeserializeOwned>(db: &DB, name: &[u8]) -> io::Result<Option<T>> {
@@ -296,9 +302,17 @@ impl RaftLogStorage<TypeConfig> for Log {
         let from = ends.purged.map_or(0, |id| id.index + 1);
         let mut batch = WriteBatch::default();
         if from <= log_id.index {
-            batch.delete_range_cf(self.log(), from.to_be_bytes(), (log_id.index + 1).to_be_bytes());
+            batch.delete_range_cf(
+                self.log(),
+                from.to_be_bytes(),
+                (log_id.index + 1).to_be_bytes(),
+            );
         }
-        batch.put_cf(column(&self.shared.db, META), PURGED, codec::encode(&log_id)?);
+        batch.put_cf(
+            column(&self.shared.db, META),
+            PURGED,
+            codec::encode(&log_id)?,
+        );
         self.shared.db.write(batch).map_err(storage)?;
         ends.purged = Some(log_id);
         ends.last = ends.last.max(Some(log_id));

@@ -83,7 +83,11 @@ impl Machine {
 }
 
 impl State {
-    fn apply(&mut self, id: LogId, payload: EntryPayload<super::types::Proposal, u64, super::types::ManagerNode>) -> Reply {
+    fn apply(
+        &mut self,
+        id: LogId,
+        payload: EntryPayload<super::types::Proposal, u64, super::types::ManagerNode>,
+    ) -> Reply {
         self.applied = Some(id);
         let answer = match payload {
             EntryPayload::Normal(proposal) => Some(self.tables.apply(id.index, &proposal.0).answer),
@@ -124,7 +128,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let reply = self.view.change(|state| state.apply(entry.log_id, entry.payload));
+            let reply = self
+                .view
+                .change(|state| state.apply(entry.log_id, entry.payload));
             if let Some(responder) = responder {
                 responder.send(reply);
             }
@@ -197,5 +203,7 @@ async fn on_a_thread<T: Send + 'static>(
     std::thread::Builder::new()
         .name("raft-snapshot".to_string())
         .spawn(move || drop(answer.send(work())))?;
-    result.await.map_err(|_| io::Error::other("the snapshot's thread has ended"))?
+    result
+        .await
+        .map_err(|_| io::Error::other("the snapshot's thread has ended"))?
 }

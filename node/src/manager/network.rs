@@ -9,12 +9,14 @@ use super::identity::Identity;
 use super::settings::Dial;
 use super::types::{ManagerNode, Snapshot, TypeConfig, Vote};
 use bytes::Bytes;
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::{RPCOption, RPCTypes};
 
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
@@ -158,7 +160,11 @@ impl Peer {
         }
     }
 
-    async fn send_snapshot(&self, header: Bytes, data: Bytes) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn send_snapshot(
+        &self,
+        header: Bytes,
+        data: Bytes,
+    ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
         let mut client = self
             .links
             .client(&self.address, Lane::Snapshots)
@@ -172,7 +178,11 @@ impl Peer {
     }
 }
 
-fn chunks(cluster_id: Bytes, header: Bytes, mut data: Bytes) -> impl Iterator<Item = SnapshotChunk> {
+fn chunks(
+    cluster_id: Bytes,
+    header: Bytes,
+    mut data: Bytes,
+) -> impl Iterator<Item = SnapshotChunk> {
     let first = SnapshotChunk {
         cluster_id,
         header,
@@ -248,7 +258,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             vote,
             bytes: snapshot.snapshot.len() as u64,
         };
-        let header = codec::encode_bytes(&header).map_err(|error| StreamingError::from(broken(&error)))?;
+        let header =
+            codec::encode_bytes(&header).map_err(|error| StreamingError::from(broken(&error)))?;
         let sending = self.send_snapshot(header, snapshot.snapshot);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -264,6 +275,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.call(Kind::TransferLeader, &req, option.soft_ttl()).await
+        self.call(Kind::TransferLeader, &req, option.soft_ttl())
+            .await
     }
 }

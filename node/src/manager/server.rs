@@ -16,7 +16,9 @@ use tonic::{Request, Response, Status, Streaming};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::raft_request::Kind;
 use understudy_proto::v1::raft_server::Raft as RaftService;
-use understudy_proto::v1::{ForwardRequest, ForwardResponse, RaftRequest, RaftResponse, SnapshotChunk};
+use understudy_proto::v1::{
+    ForwardRequest, ForwardResponse, RaftRequest, RaftResponse, SnapshotChunk,
+};
 
 /// Largest snapshot that is taken; beyond it the sender is refused.
 const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -60,23 +62,35 @@ impl RaftService for RaftServer {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<RaftResponse>, Status> {
         let mut chunks = request.into_inner();
-        let first = chunks.message().await?.ok_or_else(|| bad("header", "the header is missing"))?;
-        let header: SnapshotHeader = codec::decode(&first.header).map_err(|error| bad("header", &error.to_string()))?;
-        self.group.identity().check(&first.cluster_id, Some(header.target))?;
+        let first = chunks
+            .message()
+            .await?
+            .ok_or_else(|| bad("header", "the header is missing"))?;
+        let header: SnapshotHeader =
+            codec::decode(&first.header).map_err(|error| bad("header", &error.to_string()))?;
+        self.group
+            .identity()
+            .check(&first.cluster_id, Some(header.target))?;
         self.group.calls().snapshot.fetch_add(1, Ordering::Relaxed);
         let snapshot = collect(&mut chunks, header.bytes).await?;
         let meta = snapshot::decode_header(&snapshot)
             .map_err(|error| bad("data", &error.to_string()))?
             .meta;
         let raft = self.group.raft().clone();
-        let install = async move { raft.install_full_snapshot(header.vote, Snapshot { meta, snapshot }).await };
+        let install = async move {
+            raft.install_full_snapshot(header.vote, Snapshot { meta, snapshot })
+                .await
+        };
         let answer = apart(install).await?.map_err(|error| stopped(&error))?;
         Ok(Response::new(RaftResponse {
             payload: encode(&answer)?,
         }))
     }
 
-    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+    async fn forward(
+        &self,
+        request: Request<ForwardRequest>,
+    ) -> Result<Response<ForwardResponse>, Status> {
         let request = request.into_inner();
         self.group.identity().check(&request.cluster_id, None)?;
         self.group.calls().forward.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +105,12 @@ async fn dispatch(group: &Group, request: RaftRequest) -> Result<Bytes, Status> 
     match request.kind() {
         Kind::Append => {
             calls.append.fetch_add(1, Ordering::Relaxed);
-            encode(&raft.append_entries(decode(payload)?).await.map_err(|e| stopped(&e))?)
+            encode(
+                &raft
+                    .append_entries(decode(payload)?)
+                    .await
+                    .map_err(|e| stopped(&e))?,
+            )
         }
         Kind::Vote => {
             calls.vote.fetch_add(1, Ordering::Relaxed);
@@ -99,11 +118,21 @@ async fn dispatch(group: &Group, request: RaftRequest) -> Result<Bytes, Status> 
         }
         Kind::PreVote => {
             calls.pre_vote.fetch_add(1, Ordering::Relaxed);
-            encode(&raft.pre_vote(decode(payload)?).await.map_err(|e| stopped(&e))?)
+            encode(
+                &raft
+                    .pre_vote(decode(payload)?)
+                    .await
+                    .map_err(|e| stopped(&e))?,
+            )
         }
         Kind::TransferLeader => {
             calls.transfer_leader.fetch_add(1, Ordering::Relaxed);
-            encode(&raft.handle_transfer_leader(decode(payload)?).await.map_err(|e| stopped(&e))?)
+            encode(
+                &raft
+                    .handle_transfer_leader(decode(payload)?)
+                    .await
+                    .map_err(|e| stopped(&e))?,
+            )
         }
         Kind::Unspecified => Err(bad("kind", "kind is not known to this version")),
     }
@@ -122,13 +151,18 @@ async fn collect(chunks: &mut Streaming<SnapshotChunk>, bytes: u64) -> Result<By
         }
     }
     if snapshot.len() as u64 != bytes {
-        return Err(bad("data", "the snapshot has another length than announced"));
+        return Err(bad(
+            "data",
+            "the snapshot has another length than announced",
+        ));
     }
     Ok(snapshot.freeze())
 }
 
 /// Runs in a task of its own, to its end.
-async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Status> {
+async fn apart<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Status> {
     tokio::spawn(work)
         .await
         .map_err(|error| Failure::unknown(Reason::Internal, error.to_string()).into())
@@ -139,7 +173,8 @@ fn decode<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Status> {
 }
 
 fn encode<T: Serialize>(answer: &T) -> Result<Bytes, Status> {
-    codec::encode_bytes(answer).map_err(|error| Failure::unknown(Reason::Internal, error.to_string()).into())
+    codec::encode_bytes(answer)
+        .map_err(|error| Failure::unknown(Reason::Internal, error.to_string()).into())
 }
 
 fn bad(field: &str, why: &str) -> Status {
@@ -148,5 +183,9 @@ fn bad(field: &str, why: &str) -> Status {
 
 /// openraft answers an error here only when it has stopped.
 fn stopped(error: &impl std::fmt::Display) -> Status {
-    Failure::unknown(Reason::Stopping, format!("this manager's group has stopped: {error}")).into()
+    Failure::unknown(
+        Reason::Stopping,
+        format!("this manager's group has stopped: {error}"),
+    )
+    .into()
 }

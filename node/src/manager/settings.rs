@@ -27,7 +27,9 @@ pub type Dial = Arc<dyn Fn(&str) -> Result<Endpoint, String> + Send + Sync>;
 
 /// Plain text.
 pub fn dial_plain() -> Dial {
-    Arc::new(|address| Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string()))
+    Arc::new(|address| {
+        Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())
+    })
 }
 
 /// Raft's timing and the length of its log.

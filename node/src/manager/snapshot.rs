@@ -55,12 +55,17 @@ pub(crate) fn decode_header(bytes: &[u8]) -> io::Result<Header> {
 }
 
 fn parts(bytes: &[u8]) -> io::Result<(Header, &[u8])> {
-    let (content, crc) = bytes.split_last_chunk::<CRC_BYTES>().ok_or_else(|| damaged("too short"))?;
+    let (content, crc) = bytes
+        .split_last_chunk::<CRC_BYTES>()
+        .ok_or_else(|| damaged("too short"))?;
     if crc32c::crc32c(content) != u32::from_be_bytes(*crc) {
         return Err(damaged("wrong checksum"));
     }
-    let (front, rest) = content.split_at_checked(FRONT_BYTES).ok_or_else(|| damaged("too short"))?;
-    let number = |at: usize| u32::from_be_bytes([front[at], front[at + 1], front[at + 2], front[at + 3]]);
+    let (front, rest) = content
+        .split_at_checked(FRONT_BYTES)
+        .ok_or_else(|| damaged("too short"))?;
+    let number =
+        |at: usize| u32::from_be_bytes([front[at], front[at + 1], front[at + 2], front[at + 3]]);
     if &front[..MAGIC.len()] != MAGIC || number(8) != FORMAT {
         return Err(damaged("another format"));
     }
@@ -117,7 +122,10 @@ impl Snapshots {
     /// Makes it the kept one, durably; an older one than the kept is dropped.
     pub(crate) fn save(&self, meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<()> {
         let mut newest = self.newest.lock();
-        if newest.as_ref().is_some_and(|kept| kept.meta.last_log_id > meta.last_log_id) {
+        if newest
+            .as_ref()
+            .is_some_and(|kept| kept.meta.last_log_id > meta.last_log_id)
+        {
             return Ok(());
         }
         let index = meta.last_log_id.map_or(0, |id| id.index);
@@ -159,7 +167,10 @@ mod tests {
 
     fn header(index: u64) -> Header {
         let mut meta = SnapshotMeta::default();
-        let leader = openraft::impls::leader_id_adv::LeaderId { term: 1, node_id: 1 };
+        let leader = openraft::impls::leader_id_adv::LeaderId {
+            term: 1,
+            node_id: 1,
+        };
         meta.last_log_id = Some(openraft::LogId::new(leader, index));
         Header {
             meta,
@@ -194,7 +205,12 @@ mod tests {
         assert_eq!(again.load().unwrap().unwrap().0, header(9).meta);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
-        let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let file = fs::read_dir(folder.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
         fs::write(file, b"damaged").unwrap();
         assert!(Snapshots::open(folder.path()).is_err());
     }

@@ -32,9 +32,15 @@ impl Running {
         let (shut, until_shut) = oneshot::channel::<()>();
         let serving = Server::builder()
             .add_service(service)
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener), async { drop(until_shut.await) });
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), async {
+                drop(until_shut.await)
+            });
         let served = tokio::spawn(async move { serving.await.unwrap() });
-        Running { group, shut, served }
+        Running {
+            group,
+            shut,
+            served,
+        }
     }
 
     /// Nothing is handed over and nobody is told.
@@ -84,8 +90,10 @@ impl Cluster {
     /// A folder and a port for one more manager.
     async fn prepare(&mut self, id: u64) -> TcpListener {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.addresses.insert(id, listener.local_addr().unwrap().to_string());
-        self.folders.insert(id, Arc::new(tempfile::tempdir().unwrap()));
+        self.addresses
+            .insert(id, listener.local_addr().unwrap().to_string());
+        self.folders
+            .insert(id, Arc::new(tempfile::tempdir().unwrap()));
         listener
     }
 
@@ -101,7 +109,11 @@ impl Cluster {
         GroupConfig {
             id,
             folder: folder.to_path_buf(),
-            initial_managers: if member { self.initial.clone() } else { BTreeMap::new() },
+            initial_managers: if member {
+                self.initial.clone()
+            } else {
+                BTreeMap::new()
+            },
             raft: self.raft.clone(),
             dial: dial_plain(),
         }
@@ -109,7 +121,8 @@ impl Cluster {
 
     async fn run(&mut self, id: u64, listener: TcpListener) {
         let config = self.config(id, self.folders[&id].path());
-        self.running.insert(id, Running::start(config, listener).await);
+        self.running
+            .insert(id, Running::start(config, listener).await);
     }
 
     async fn restart(&mut self, id: u64) {
@@ -145,7 +158,11 @@ impl Cluster {
 
     async fn put(&self, at: u64, sequence: u64) {
         let name = format!("n{sequence}");
-        let answer = self.group(at).propose(bind(sequence, &name, "e"), LIMIT).await.unwrap();
+        let answer = self
+            .group(at)
+            .propose(bind(sequence, &name, "e"), LIMIT)
+            .await
+            .unwrap();
         assert!(matches!(answer, Ok(Answer::Done { .. })), "{answer:?}");
     }
 
@@ -173,7 +190,10 @@ async fn one_voter_leads_and_restarts_with_all_that_was_acknowledged() {
     cluster.restart(1).await;
     assert!(cluster.has(1, 1).await);
     assert_eq!(cluster.leader().await, 1);
-    assert!(cluster.group(1).acknowledged().await.unwrap() > first, "a new start, a new term");
+    assert!(
+        cluster.group(1).acknowledged().await.unwrap() > first,
+        "a new start, a new term"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +207,11 @@ async fn a_crash_at_any_moment_loses_nothing_acknowledged() {
             let more = tokio::spawn(async move {
                 for later in 0..20 {
                     let id = 1_000 * sequence + later;
-                    group.propose(bind(id, "later", &format!("{id}")), LIMIT).await.unwrap().unwrap();
+                    group
+                        .propose(bind(id, "later", &format!("{id}")), LIMIT)
+                        .await
+                        .unwrap()
+                        .unwrap();
                 }
             });
             let copy = tempfile::tempdir().unwrap();
@@ -199,7 +223,8 @@ async fn a_crash_at_any_moment_loses_nothing_acknowledged() {
     for (sequence, copy) in copies {
         let group = Group::start(cluster.config(1, copy.path())).await.unwrap();
         let view = group.read(LIMIT).await.unwrap();
-        let all = view.look(|tables| (1..=sequence).all(|n| tables.binding(&format!("n{n}")).is_some()));
+        let all =
+            view.look(|tables| (1..=sequence).all(|n| tables.binding(&format!("n{n}")).is_some()));
         assert!(all, "the copy made after {sequence}");
         group.stop(LIMIT).await;
     }
@@ -220,7 +245,10 @@ async fn three_managers_go_on_without_their_leader_and_take_it_back() {
     until("the tables are recovered", || *recovered.borrow()).await;
     assert!(cluster.group(leader).stale().is_ok());
     let pre_votes = |id: &u64| cluster.group(*id).calls().pre_vote.load(Ordering::Relaxed);
-    assert!(cluster.running.keys().map(|id| pre_votes(id)).sum::<u64>() > 0, "Pre-Vote is on");
+    assert!(
+        cluster.running.keys().map(|id| pre_votes(id)).sum::<u64>() > 0,
+        "Pre-Vote is on"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,13 +263,24 @@ async fn a_minority_acknowledges_nothing() {
     let alone = cluster.group(leader).clone();
     let start = Instant::now();
     while alone.acknowledged().await.is_some() {
-        assert!(start.elapsed() < LIMIT, "a leader without a quorum may grant nothing");
+        assert!(
+            start.elapsed() < LIMIT,
+            "a leader without a quorum may grant nothing"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let read = alone.read(Duration::from_millis(500)).await;
-    assert_eq!(read.err().map(|failure| failure.reason), Some(Reason::NoManager));
-    let written = alone.propose(bind(1, "a", "e"), Duration::from_millis(500)).await;
-    assert_eq!(written.err().map(|failure| failure.reason), Some(Reason::NoManager));
+    assert_eq!(
+        read.err().map(|failure| failure.reason),
+        Some(Reason::NoManager)
+    );
+    let written = alone
+        .propose(bind(1, "a", "e"), Duration::from_millis(500))
+        .await;
+    assert_eq!(
+        written.err().map(|failure| failure.reason),
+        Some(Reason::NoManager)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,12 +299,33 @@ async fn a_follower_reads_what_was_just_acknowledged() {
 async fn a_command_runs_once_whoever_is_asked_again() {
     let cluster = Cluster::start(3).await;
     let envelope = bind(1, "a", "e");
-    let first = cluster.group(1).propose(envelope.clone(), LIMIT).await.unwrap();
-    let revision = cluster.group(1).read(LIMIT).await.unwrap().look(|tables| tables.revision());
+    let first = cluster
+        .group(1)
+        .propose(envelope.clone(), LIMIT)
+        .await
+        .unwrap();
+    let revision = cluster
+        .group(1)
+        .read(LIMIT)
+        .await
+        .unwrap()
+        .look(|tables| tables.revision());
     for id in [1, 2, 3] {
-        assert_eq!(cluster.group(id).propose(envelope.clone(), LIMIT).await.unwrap(), first);
+        assert_eq!(
+            cluster
+                .group(id)
+                .propose(envelope.clone(), LIMIT)
+                .await
+                .unwrap(),
+            first
+        );
     }
-    let after = cluster.group(2).read(LIMIT).await.unwrap().look(|tables| tables.revision());
+    let after = cluster
+        .group(2)
+        .read(LIMIT)
+        .await
+        .unwrap()
+        .look(|tables| tables.revision());
     assert_eq!(after, revision);
 }
 
@@ -286,11 +346,21 @@ async fn a_member_that_is_far_behind_gets_a_snapshot() {
     }
     cluster.restart(behind).await;
     assert!(cluster.has(behind, 200).await && cluster.has(behind, 2).await);
-    assert!(cluster.group(behind).calls().snapshot.load(Ordering::Relaxed) > 0);
+    assert!(
+        cluster
+            .group(behind)
+            .calls()
+            .snapshot
+            .load(Ordering::Relaxed)
+            > 0
+    );
 
     cluster.kill(behind).await;
     cluster.restart(behind).await;
-    assert!(cluster.has(behind, 2).await, "from its own snapshot and log");
+    assert!(
+        cluster.has(behind, 2).await,
+        "from its own snapshot and log"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,20 +372,43 @@ async fn managers_are_added_and_removed_and_an_id_is_never_used_again() {
     cluster.run(4, listener).await;
     let node = cluster.node(4);
     let asked = cluster.other_than(leader);
-    cluster.group(asked).add_manager(4, node.clone(), LIMIT).await.unwrap();
-    cluster.group(asked).add_manager(4, node.clone(), LIMIT).await.unwrap();
+    cluster
+        .group(asked)
+        .add_manager(4, node.clone(), LIMIT)
+        .await
+        .unwrap();
+    cluster
+        .group(asked)
+        .add_manager(4, node.clone(), LIMIT)
+        .await
+        .unwrap();
     assert!(cluster.has(4, 1).await);
 
     let leader = cluster.leader().await;
-    cluster.group(4).remove_manager(leader, LIMIT).await.unwrap();
+    cluster
+        .group(4)
+        .remove_manager(leader, LIMIT)
+        .await
+        .unwrap();
     cluster.kill(leader).await;
     let second = cluster.leader().await;
     cluster.put(second, 2).await;
-    let left: Vec<u64> = cluster.group(second).managers().into_iter().map(|manager| manager.id).collect();
+    let left: Vec<u64> = cluster
+        .group(second)
+        .managers()
+        .into_iter()
+        .map(|manager| manager.id)
+        .collect();
     assert_eq!(left.len(), 3, "{left:?}");
     assert!(!left.contains(&leader));
-    let again = cluster.group(second).add_manager(leader, cluster.node(leader), LIMIT).await;
-    assert_eq!(again.map_err(|failure| failure.reason), Err(Reason::NotAllowed));
+    let again = cluster
+        .group(second)
+        .add_manager(leader, cluster.node(leader), LIMIT)
+        .await;
+    assert_eq!(
+        again.map_err(|failure| failure.reason),
+        Err(Reason::NotAllowed)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,14 +418,28 @@ async fn a_clean_stop_hands_leadership_over() {
     let group = cluster.group(leader).clone();
     let term = group.acknowledged().await.unwrap();
     group.transfer_leadership(LIMIT).await.unwrap();
-    assert_eq!(group.acknowledged().await, None, "grants nothing until elected again");
+    assert_eq!(
+        group.acknowledged().await,
+        None,
+        "grants nothing until elected again"
+    );
     let second = cluster.leader().await;
     assert_ne!(second, leader);
     assert!(cluster.group(second).acknowledged().await.unwrap() > term);
-    assert!(cluster.group(second).calls().transfer_leader.load(Ordering::Relaxed) > 0);
+    assert!(
+        cluster
+            .group(second)
+            .calls()
+            .transfer_leader
+            .load(Ordering::Relaxed)
+            > 0
+    );
 
     let stopping = cluster.running.remove(&second).unwrap();
-    stopping.group.transfer_and_stop(Duration::from_secs(5)).await;
+    stopping
+        .group
+        .transfer_and_stop(Duration::from_secs(5))
+        .await;
     let third = cluster.leader().await;
     cluster.put(third, 1).await;
     stopping.kill().await;

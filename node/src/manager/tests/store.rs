@@ -39,7 +39,9 @@ fn id(term: u64, index: u64) -> LogId {
 }
 
 fn entries(term: u64, indexes: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
-    indexes.map(|index| Entry::new_blank(id(term, index))).collect()
+    indexes
+        .map(|index| Entry::new_blank(id(term, index)))
+        .collect()
 }
 
 fn vote(term: u64) -> Vote {
@@ -65,12 +67,22 @@ async fn gaps_are_refused() {
     let mut log = open(folder.path());
     log.blocking_append(entries(1, 0..=3)).await.unwrap();
     assert!(log.blocking_append(entries(1, 5..=6)).await.is_err());
-    assert!(log.blocking_append(entries(1, 3..=4)).await.is_err(), "nothing is written over");
+    assert!(
+        log.blocking_append(entries(1, 3..=4)).await.is_err(),
+        "nothing is written over"
+    );
     let with_a_hole = [entries(1, 4..=4), entries(1, 6..=6)].concat();
     assert!(log.blocking_append(with_a_hole).await.is_err());
-    assert_eq!(ids(&mut log).await.len(), 4, "a refused append leaves nothing");
+    assert_eq!(
+        ids(&mut log).await.len(),
+        4,
+        "a refused append leaves nothing"
+    );
     log.purge(id(1, 3)).await.unwrap();
-    assert!(log.blocking_append(entries(1, 5..=5)).await.is_err(), "also behind what was purged");
+    assert!(
+        log.blocking_append(entries(1, 5..=5)).await.is_err(),
+        "also behind what was purged"
+    );
     log.blocking_append(entries(1, 4..=4)).await.unwrap();
 }
 
@@ -82,9 +94,15 @@ async fn a_truncation_survives_a_restart() {
     log.truncate_after(Some(id(1, 4))).await.unwrap();
     log.blocking_append(entries(2, 5..=6)).await.unwrap();
     let (_copy, mut again) = after_a_crash(folder.path());
-    let expected: Vec<LogId> = (0..=4).map(|i| id(1, i)).chain((5..=6).map(|i| id(2, i))).collect();
+    let expected: Vec<LogId> = (0..=4)
+        .map(|i| id(1, i))
+        .chain((5..=6).map(|i| id(2, i)))
+        .collect();
     assert_eq!(ids(&mut again).await, expected);
-    assert_eq!(again.get_log_state().await.unwrap().last_log_id, Some(id(2, 6)));
+    assert_eq!(
+        again.get_log_state().await.unwrap().last_log_id,
+        Some(id(2, 6))
+    );
 
     again.truncate_after(None).await.unwrap();
     assert_eq!(again.get_log_state().await.unwrap().last_log_id, None);
@@ -120,11 +138,17 @@ async fn a_purge_survives_a_restart_also_past_the_end() {
     log.purge(id(1, 5)).await.unwrap();
     let (_copy, mut again) = after_a_crash(folder.path());
     let state = again.get_log_state().await.unwrap();
-    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(1, 5)), Some(id(1, 9))));
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(id(1, 5)), Some(id(1, 9)))
+    );
     again.purge(id(2, 20)).await.unwrap();
     let (_copy, mut again) = after_a_crash(_copy.path());
     let state = again.get_log_state().await.unwrap();
-    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(2, 20)), Some(id(2, 20))));
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(id(2, 20)), Some(id(2, 20)))
+    );
     assert!(ids(&mut again).await.is_empty());
 }
 
@@ -132,7 +156,9 @@ async fn a_purge_survives_a_restart_also_past_the_end() {
 fn write_ahead_log(folder: &Path) -> PathBuf {
     let files = std::fs::read_dir(folder.join("raft")).unwrap();
     let logs = files.map(|file| file.unwrap().path());
-    let mut logs: Vec<PathBuf> = logs.filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+    let mut logs: Vec<PathBuf> = logs
+        .filter(|path| path.extension().is_some_and(|e| e == "log"))
+        .collect();
     logs.sort();
     logs.pop().unwrap()
 }
@@ -142,7 +168,9 @@ async fn a_torn_tail_is_cut_and_damage_before_it_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = open(folder.path());
     for index in 0..=9 {
-        log.blocking_append(entries(1, index..=index)).await.unwrap();
+        log.blocking_append(entries(1, index..=index))
+            .await
+            .unwrap();
     }
     let torn = tempfile::tempdir().unwrap();
     copy_folder(folder.path(), torn.path());
@@ -151,9 +179,18 @@ async fn a_torn_tail_is_cut_and_damage_before_it_is_an_error() {
 
     let path = write_ahead_log(torn.path());
     let length = std::fs::metadata(&path).unwrap().len();
-    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 5).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(length - 5)
+        .unwrap();
     let mut again = open(torn.path());
-    assert_eq!(ids(&mut again).await.len(), 9, "the entry that was being written is not there");
+    assert_eq!(
+        ids(&mut again).await.len(),
+        9,
+        "the entry that was being written is not there"
+    );
     again.blocking_append(entries(2, 9..=9)).await.unwrap();
 
     let path = write_ahead_log(damaged.path());
@@ -161,7 +198,10 @@ async fn a_torn_tail_is_cut_and_damage_before_it_is_an_error() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0xff;
     std::fs::write(&path, bytes).unwrap();
-    assert!(Log::open(&damaged.path().join("raft")).is_err(), "never a shorter log");
+    assert!(
+        Log::open(&damaged.path().join("raft")).is_err(),
+        "never a shorter log"
+    );
 }
 
 #[tokio::test]
@@ -169,7 +209,10 @@ async fn the_folder_can_be_opened_again_once_the_last_handle_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let (log, closed) = Log::open(&folder.path().join("raft")).unwrap();
     let reader = log.clone();
-    assert!(Log::open(&folder.path().join("raft")).is_err(), "one process, one handle");
+    assert!(
+        Log::open(&folder.path().join("raft")).is_err(),
+        "one process, one handle"
+    );
     drop(log);
     drop(reader);
     closed.await.unwrap();
