@@ -64,10 +64,6 @@ impl Identity {
         self.stored.lock().manager
     }
 
-    pub(crate) fn cluster(&self) -> Option<ClusterId> {
-        self.stored.lock().cluster
-    }
-
     /// What a call bears.
     pub(crate) fn to_wire(&self) -> Vec<u8> {
         let stored = *self.stored.lock();
@@ -202,7 +198,7 @@ mod tests {
 
         let joiner = open(folders[3].path(), 3, &[]).unwrap();
         assert!(joiner.check(&first.to_wire(), Some(3)).is_ok());
-        assert_eq!(joiner.cluster(), Some(ClusterId(7)));
+        assert_eq!(joiner.to_wire(), first.to_wire());
         assert!(joiner.check(&foreign.to_wire(), Some(3)).is_err());
         assert!(joiner.check(&[1], Some(3)).is_err());
     }

@@ -28,7 +28,30 @@ pub struct LeaderView {
     pub here: bool,
 }
 
+/// What the duty has to know of this manager's own leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leadership {
+    pub(super) term: u64,
+    /// The first entry of the term is applied to this manager's tables.
+    pub(super) own_term_applied: bool,
+    /// Leadership is being handed over.
+    pub(super) closing: bool,
+}
+
 impl Group {
+    pub(super) fn leadership(&self) -> Option<Leadership> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state.is_leader() && metrics.running_state.is_ok();
+        leads.then(|| Leadership {
+            term: metrics.current_term,
+            own_term_applied: metrics
+                .last_applied
+                .is_some_and(|id| id.leader_id == *metrics.vote.leader_id()),
+            closing: metrics.current_term <= self.closed_term().load(Ordering::SeqCst),
+        })
+    }
+
     /// What is known here about the leader. Old news on a manager that is cut off.
     pub fn leader(&self) -> LeaderView {
         let metrics = self.raft().metrics();

@@ -5,6 +5,8 @@
 
 mod change;
 mod codec;
+mod duty;
+mod errand;
 mod flush;
 mod forward;
 mod group;
@@ -22,6 +24,7 @@ mod types;
 mod tests;
 
 pub use change::{Manager, parse_managers};
+pub use duty::{Duty, DutySettings};
 pub use group::{Answered, Group, StartError};
 pub use lead::LeaderView;
 pub use machine::View;

@@ -63,10 +63,6 @@ impl Links {
         }
     }
 
-    pub(crate) fn identity(&self) -> &Arc<Identity> {
-        &self.identity
-    }
-
     pub(crate) fn client(&self, address: &str, lane: Lane) -> Result<RaftClient<Channel>, String> {
         let channel = self.channel(address, lane)?;
         Ok(RaftClient::new(channel)
@@ -74,7 +70,7 @@ impl Links {
             .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX))
     }
 
-    fn channel(&self, address: &str, lane: Lane) -> Result<Channel, String> {
+    pub(super) fn channel(&self, address: &str, lane: Lane) -> Result<Channel, String> {
         let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(&(address.to_string(), lane)) {
             return Ok(channel.clone());
