@@ -67,7 +67,9 @@ impl Database {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(out, &options).map_err(|e| classify(&e))
+        self.db.write_opt(out, &options).map_err(|e| classify(&e))?;
+        self.note_reached();
+        Ok(())
     }
 
     fn put_change(&self, shard: ShardId, change: &StoreChange, out: &mut WriteBatch) {

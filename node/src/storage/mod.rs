@@ -12,6 +12,7 @@ pub mod writer;
 mod commit;
 mod progress;
 mod queue;
+mod reached;
 
 pub use open::{Database, OpenError, Options};
 pub use progress::Progress;

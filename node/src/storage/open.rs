@@ -10,6 +10,7 @@
 //! A store is made beside and renamed, so that a folder without RocksDB's own files is damage and never a fresh store.
 
 use super::keys::{self, Family, StoreKey};
+use super::reached::Reached;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     WriteBufferManager, WriteOptions,
@@ -55,6 +56,7 @@ pub struct Database {
     pub(super) cache: Cache,
     pub(super) write_buffers: WriteBufferManager,
     pub(super) reserve_bytes: u64,
+    pub(super) reached: Reached,
     /// Released when the process ends, however it ends. Declared last: it is dropped after the store is closed.
     _lock: File,
 }
@@ -113,6 +115,7 @@ impl Database {
         }
         let database = open_folder(&folder, options, lock)?;
         database.check_format()?;
+        database.check_reached()?;
         Ok(database)
     }
 
@@ -147,6 +150,20 @@ impl Database {
         match found {
             FORMAT => Ok(()),
             found => Err(OpenError::Format { found }),
+        }
+    }
+
+    fn check_reached(&self) -> Result<(), OpenError> {
+        let reached = self
+            .reached
+            .read()
+            .map_err(|e| io_error("read how far it came", &e))?;
+        let sequence = self.db.latest_sequence_number();
+        match reached {
+            Some(reached) if sequence < reached => Err(OpenError::Damaged(format!(
+                "it came as far as {reached} and now ends at {sequence}"
+            ))),
+            _ => Ok(()),
         }
     }
 }
@@ -219,8 +236,10 @@ fn open_folder(folder: &Path, options: &Options, lock: File) -> Result<Database,
     check_families(&db_options, folder)?;
     let db = DB::open_cf_descriptors(&db_options, folder, families(&memory))
         .map_err(|e| from_rocksdb(&e))?;
+    let reached = Reached::open(folder).map_err(|e| io_error("open how far it came", &e))?;
     Ok(Database {
         db,
+        reached,
         folder: folder.to_path_buf(),
         cache: memory.cache,
         write_buffers: memory.write_buffers,

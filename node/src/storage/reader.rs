@@ -397,11 +397,14 @@ fn under_its_key(is: bool, record: EncodedRecord) -> Result<EncodedRecord, Malfo
         .ok_or(Malformed("record under another one's key"))
 }
 
+/// A key and its value.
+type Entry<'a> = (&'a [u8], &'a [u8]);
+
 /// Where the iterator stands; `None` at the end of its range. An iterator that failed is not at its end.
 fn current<'a>(
     iterator: &'a DBRawIterator<'_>,
     family: Family,
-) -> Result<Option<(&'a [u8], &'a [u8])>, StoreError> {
+) -> Result<Option<Entry<'a>>, StoreError> {
     match iterator.item() {
         Some(item) => Ok(Some(item)),
         None => match iterator.status() {

@@ -24,11 +24,14 @@ pub trait Sink: Send + Sync {
     fn report(&self, report: Report);
 }
 
+/// By shard: the number up to which its batches are durable.
+pub type Persisted = Vec<(ShardId, u64)>;
+
 /// What a submitter is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
     /// One for each round that held batches of this submitter: up to which number each shard's batches are durable.
-    Persisted(Vec<(ShardId, u64)>),
+    Persisted(Persisted),
     /// The state of the store changed. Every submitter is told.
     State(State),
     /// [`Submitter::has_room`] said no before, and would say yes now.
@@ -323,7 +326,7 @@ fn records(batch: &Batch) -> u64 {
 }
 
 /// The highest number of each shard, by submitter.
-fn by_lane(batches: &[Waiting]) -> Vec<(&Arc<Lane>, Vec<(ShardId, u64)>)> {
+fn by_lane(batches: &[Waiting]) -> Vec<(&Arc<Lane>, Persisted)> {
     let mut lanes: Vec<(&Arc<Lane>, BTreeMap<ShardId, u64>)> = Vec::new();
     for waiting in batches {
         let lane = &waiting.lane;

@@ -62,6 +62,8 @@ pub struct NodeControl {
     leases: LeaseHolder,
     condition: Condition,
     interval: Duration,
+    /// The first heartbeat to the present target since its last answer.
+    silent_since: Option<Instant>,
     next_sequence: u64,
     /// Of the last heartbeat sent; `None` before the first.
     last_sent: Option<(u64, Instant)>,
@@ -92,6 +94,7 @@ impl NodeControl {
             leases: LeaseHolder::new(),
             condition: Condition::Serving,
             interval,
+            silent_since: None,
             next_sequence: 1,
             last_sent: None,
             last_answered: 0,
@@ -144,7 +147,7 @@ impl NodeControl {
         assert!(!managers.is_empty(), "{} knows no manager", self.process);
         let asked = self.managers[self.target];
         let place = managers.iter().position(|m| *m == asked);
-        self.target = place.unwrap_or(0);
+        self.turn_target(place.unwrap_or(0));
         self.managers = managers;
     }
 
@@ -254,14 +257,20 @@ impl NodeControl {
         Some((self.managers[self.target], request))
     }
 
-    /// A manager that left the last heartbeat unanswered for an interval is not asked next.
+    /// A manager that answered nothing for an interval is not asked next.
     fn turn_from_silent_manager(&mut self, now: Instant) {
-        let Some((sequence, at)) = self.last_sent else {
-            return;
-        };
-        if sequence > self.last_answered && now.since(at) >= self.interval {
-            self.target = (self.target + 1) % self.managers.len();
+        let since = *self.silent_since.get_or_insert(now);
+        if now.since(since) >= self.interval {
+            self.turn_target((self.target + 1) % self.managers.len());
+            self.silent_since = Some(now);
         }
+    }
+
+    fn turn_target(&mut self, target: usize) {
+        if self.target != target {
+            self.silent_since = None;
+        }
+        self.target = target;
     }
 
     fn due_reports(&self, sequence: u64) -> Vec<&Reported> {
@@ -310,7 +319,8 @@ impl NodeControl {
         let named = named.and_then(|l| self.managers.iter().position(|m| *m == l));
         self.urgent |= named.is_some() && !self.refused;
         self.refused = true;
-        self.target = named.unwrap_or((self.target + 1) % self.managers.len());
+        self.turn_target(named.unwrap_or((self.target + 1) % self.managers.len()));
+        self.silent_since = None;
         // The question is answered: the next one is not turned once more because of it.
         self.last_answered = self.last_answered.max(sequence);
     }
@@ -335,6 +345,7 @@ impl NodeControl {
         if let Some(place) = self.managers.iter().position(|m| *m == from) {
             self.target = place;
         }
+        self.silent_since = None;
         self.interval = taken.heartbeat_interval;
         self.leases
             .grant(sequence, sent.at, taken.lease, &taken.grants, now);

@@ -282,7 +282,9 @@ impl Replica {
         id: understudy_proto::RequestId,
     ) -> Result<Option<crate::request::DedupEntry>, StoreError> {
         let found = self.live.dedup(self.shard, context.stored, id)?;
-        Ok(found.filter(|(batch, _)| *batch <= self.persisted).map(|(_, entry)| entry))
+        Ok(found
+            .filter(|(batch, _)| *batch <= self.persisted)
+            .map(|(_, entry)| entry))
     }
 
     pub fn assignment(&self) -> Option<&Assignment> {
