@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
 use understudy_protocol::effect::Assignment;
-use understudy_protocol::tables::{Change, Changed, Namespace, NodeEntry, ShardEntry, Tables};
+use understudy_protocol::tables::{
+    Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
+};
 
 /// What the node knows of the cluster.
 #[derive(Debug, Default)]
@@ -104,7 +106,7 @@ impl Directory {
         self.sessions = tables
             .sessions()
             .iter()
-            .map(|(id, session)| (*id, !session.closed))
+            .map(|(id, session)| (*id, session.state == SessionState::Open))
             .collect();
         self.shards.keys().copied().chain(gone).collect()
     }
@@ -130,7 +132,8 @@ impl Directory {
             }
             Changed::NamespaceDeleted(id) => self.by_name.retain(|_, namespace| namespace.id != id),
             Changed::Session(client, session) => {
-                self.sessions.insert(client, !session.closed);
+                self.sessions
+                    .insert(client, session.state == SessionState::Open);
             }
             Changed::Settings(_) | Changed::Bound(..) | Changed::Unbound(_) => {}
         }
