@@ -169,7 +169,12 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(reason: Reason, applied: Applied, message: impl Into<String>) -> Failure {
-        Failure { reason, applied, message: message.into(), metadata: BTreeMap::new() }
+        Failure {
+            reason,
+            applied,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+        }
     }
 
     /// A failure that certainly changed nothing.
@@ -189,9 +194,12 @@ impl Failure {
 
     /// A crossed limit, by the field's name in the `.proto` file.
     pub fn too_large(field: &str, size: usize, limit: usize) -> Failure {
-        Failure::no(Reason::TooLarge, format!("{field} has {size}, the limit is {limit}"))
-            .with("field", field)
-            .with("limit", limit.to_string())
+        Failure::no(
+            Reason::TooLarge,
+            format!("{field} has {size}, the limit is {limit}"),
+        )
+        .with("field", field)
+        .with("limit", limit.to_string())
     }
 
     #[must_use]
@@ -203,7 +211,13 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} (applied: {})", self.reason, self.message, self.applied.as_str())
+        write!(
+            f,
+            "{}: {} (applied: {})",
+            self.reason,
+            self.message,
+            self.applied.as_str()
+        )
     }
 }
 
@@ -220,8 +234,13 @@ mod status {
         fn from(failure: Failure) -> Status {
             let mut metadata: HashMap<String, String> = failure.metadata.into_iter().collect();
             metadata.insert("applied".to_string(), failure.applied.as_str().to_string());
-            let details = ErrorDetails::with_error_info(failure.reason.as_str(), ERROR_DOMAIN, metadata);
-            Status::with_error_details(Code::from_i32(failure.reason.code() as i32), failure.message, details)
+            let details =
+                ErrorDetails::with_error_info(failure.reason.as_str(), ERROR_DOMAIN, metadata);
+            Status::with_error_details(
+                Code::from_i32(failure.reason.code() as i32),
+                failure.message,
+                details,
+            )
         }
     }
 
@@ -233,12 +252,18 @@ mod status {
                 return None;
             }
             let reason = Reason::parse(&info.reason)?;
-            let mut metadata: std::collections::BTreeMap<_, _> = info.metadata.into_iter().collect();
+            let mut metadata: std::collections::BTreeMap<_, _> =
+                info.metadata.into_iter().collect();
             let applied = match metadata.remove("applied").as_deref() {
                 Some("no") => Applied::No,
                 _ => Applied::Unknown,
             };
-            Some(Failure { reason, applied, message: status.message().to_string(), metadata })
+            Some(Failure {
+                reason,
+                applied,
+                message: status.message().to_string(),
+                metadata,
+            })
         }
     }
 }

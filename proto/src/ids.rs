@@ -209,10 +209,16 @@ pub struct Pair {
 
 impl Pair {
     /// Before the first record.
-    pub const ZERO: Pair = Pair { epoch: Epoch(0), version: Version(0) };
+    pub const ZERO: Pair = Pair {
+        epoch: Epoch(0),
+        version: Version(0),
+    };
 
     pub fn new(epoch: u64, version: u64) -> Pair {
-        Pair { epoch: Epoch(epoch), version: Version(version) }
+        Pair {
+            epoch: Epoch(epoch),
+            version: Version(version),
+        }
     }
 }
 
@@ -233,7 +239,10 @@ impl FromStr for Pair {
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let invalid = || InvalidId::new("EPOCH.VERSION", text);
         let (epoch, version) = text.split_once('.').ok_or_else(invalid)?;
-        Ok(Pair { epoch: epoch.parse().map_err(|_| invalid())?, version: version.parse().map_err(|_| invalid())? })
+        Ok(Pair {
+            epoch: epoch.parse().map_err(|_| invalid())?,
+            version: version.parse().map_err(|_| invalid())?,
+        })
     }
 }
 
@@ -260,7 +269,10 @@ pub struct ProcessId {
 
 impl ProcessId {
     pub fn copy(self) -> CopyId {
-        CopyId { node: self.node, store: self.store }
+        CopyId {
+            node: self.node,
+            store: self.store,
+        }
     }
 }
 
@@ -279,7 +291,10 @@ pub struct InvalidId {
 
 impl InvalidId {
     fn new(kind: &'static str, text: &str) -> InvalidId {
-        InvalidId { kind, text: text.chars().take(80).collect() }
+        InvalidId {
+            kind,
+            text: text.chars().take(80).collect(),
+        }
     }
 }
 

@@ -18,4 +18,5 @@ pub mod v1 {
 }
 
 /// The encoded file descriptor set, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/understudy.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/understudy.v1.bin"));

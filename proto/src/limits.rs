@@ -63,6 +63,8 @@ pub const STREAM_CREDIT_BYTES: u64 = 8 * 1024 * 1024;
 pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that one commit round writes; what waits beyond it goes into the next round.
 pub const COMMIT_ROUND_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes that wait for the store's writer; beyond it shard threads take no new work until it told them of room.
+pub const WRITER_QUEUE_BYTES_MAX: usize = 2 * COMMIT_ROUND_BYTES_MAX;
 /// Requests of one stream that are not answered yet; beyond it the server stops reading the stream.
 pub const STREAM_IN_FLIGHT_MAX: usize = 4_096;
 /// Requests in one message of a stream.
@@ -77,6 +79,15 @@ pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;
 /// How far back a client id may be dated: the registration floor's distance from the table's clock.
 pub const SESSION_HORIZON_MS: u64 = 24 * 3_600 * 1_000;
 
-const _: () = assert!(REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX, "a full request fits a public message");
-const _: () = assert!(RECORD_BYTES_MAX < INTERNAL_MESSAGE_BYTES_MAX, "a full record fits an internal message");
-const _: () = assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX, "a full object fits a request");
+const _: () = assert!(
+    REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX,
+    "a full request fits a public message"
+);
+const _: () = assert!(
+    RECORD_BYTES_MAX < INTERNAL_MESSAGE_BYTES_MAX,
+    "a full record fits an internal message"
+);
+const _: () = assert!(
+    KEY_BYTES_MAX + VALUE_BYTES_MAX < REQUEST_BYTES_MAX,
+    "a full object fits a request"
+);

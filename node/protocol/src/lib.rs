@@ -2,8 +2,19 @@
 //!
 //! Whoever drives them (the node's threads, the simulator, a transcript) gives time and inputs and carries out effects.
 
+pub mod change;
+pub mod codec;
 pub mod control;
 pub mod detector;
+pub mod effect;
+pub mod evaluate;
 pub mod mutant;
+pub mod object;
+pub mod record;
+pub mod request;
+pub mod shard;
+pub mod startup;
+pub mod store;
 pub mod tables;
+pub mod testing;
 pub mod time;

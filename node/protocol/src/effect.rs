@@ -1,0 +1,171 @@
+//! The contract between a replica and whoever drives it: inputs, effects, and what is given with each step.
+//!
+//! No effect waits for another. The driver keeps each kind of effect in order (persists among persists of a shard,
+//! messages per peer) and does nothing else: what must follow a disk write, the replica emits on `Persisted`.
+
+use crate::request::{Outcome, Request};
+use crate::shard::message::Message;
+use crate::store::{Batch, StoreError, Stored};
+use crate::time::Instant;
+use understudy_proto::failure::Failure;
+use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision, ShardId};
+
+/// What the driver gives with every step.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The process's suspend-proof clock.
+    pub now: Instant,
+    /// The machine's wall clock in milliseconds since 1970; goes into records for people, decides nothing but the age of logs.
+    pub wall_ms: u64,
+    pub stored: &'a dyn Stored,
+    pub lease: &'a dyn Lease,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({:?})", self.now)
+    }
+}
+
+/// Whether this process may act as primary right now.
+pub trait Lease {
+    fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool;
+}
+
+/// Who waits for an answer: a number that the driver made and understands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Caller(pub u64);
+
+/// A shard's row in the naming table, as far as a replica needs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assignment {
+    pub revision: Revision,
+    pub epoch: Epoch,
+    /// The process that acts; `None`: the shard has no primary at the moment.
+    pub primary: Option<ProcessId>,
+    pub secondaries: Vec<CopyId>,
+    /// Copies that follow and are not complete, and those that leave and still give their orphans.
+    pub joining: Vec<CopyId>,
+    /// The lowest old epoch of an open cut: nothing logged after its cut may be trimmed.
+    pub oldest_open_cut: Option<Pair>,
+    /// Whether an open cut lists this copy's store.
+    pub open_cut_lists_me: bool,
+}
+
+/// One stimulus.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The newest row of the naming table that the process has seen; older revisions are ignored.
+    Assignment(Assignment),
+    /// A client's update. `copies`: answer when that many secondaries have it, or at the deadline.
+    Write {
+        caller: Caller,
+        request: Request,
+        copies: u32,
+        deadline: Instant,
+    },
+    Message {
+        from: NodeId,
+        message: Message,
+    },
+    /// The batch of this number, and all before it, are durable.
+    Persisted {
+        number: u64,
+    },
+    /// The manager leader seals the copy for an epoch. With `hand_over_to` the primary first holds new requests until that
+    /// copy has everything, or answers that it does not get there by `give_up_at`.
+    Seal {
+        caller: Caller,
+        epoch: Epoch,
+        hand_over: Option<HandOver>,
+    },
+    /// The managers say that this copy may be deleted, as long as no newer row than this is known for the shard.
+    Delete {
+        revision: Revision,
+    },
+    /// At least every 20 ms.
+    Tick,
+}
+
+/// A clean change of primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandOver {
+    pub to: CopyId,
+    pub give_up_at: Instant,
+}
+
+/// What the driver carries out.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    Persist(Batch),
+    Send {
+        to: NodeId,
+        message: Message,
+    },
+    /// The answer to a `Write`.
+    Reply {
+        caller: Caller,
+        answer: Result<Answer, Failure>,
+    },
+    /// The answer to a `Seal`; the promise is durable.
+    Sealed {
+        caller: Caller,
+        answer: SealedCopy,
+    },
+    /// Something that only the managers can do. Repeated until the assignment shows that it was done.
+    Ask(Ask),
+    /// The copy cannot go on: a read failed or its data contradict the log. The driver reports it.
+    Broken(StoreError),
+}
+
+/// What a write came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub outcome: Outcome,
+    pub pair: Pair,
+    pub duplicate: bool,
+    /// How many secondaries had it durable.
+    pub copies_durable: u32,
+}
+
+/// What a copy answers when it is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SealedCopy {
+    /// It promised the epoch; the end of its log, and whether it is complete.
+    Promised {
+        epoch: Epoch,
+        position: Pair,
+        complete: bool,
+    },
+    /// It promised a higher one before.
+    Higher { epoch: Epoch },
+    /// The hand-over's target did not get everything in time; nothing was promised and the primary goes on.
+    NotHandedOver,
+}
+
+/// What a replica asks of the managers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// The entry names this process's node as primary, but for an earlier process start or below its promise.
+    NewEpoch { epoch: Epoch },
+    /// A joining copy has everything: let it be a secondary.
+    Complete { epoch: Epoch, copy: CopyId },
+    /// The log can no longer be kept for this secondary: mark it joining.
+    TooFarBehind { epoch: Epoch, copy: CopyId },
+}
+
+/// What a replica tells of itself, for heartbeats, status pages and checks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    pub promise: Epoch,
+    pub position: Pair,
+    pub durable: Pair,
+    pub checksum: u64,
+    pub orphans: u64,
+    pub complete: bool,
+    /// The newest epoch in which it was found on its primary's branch, with all that was cut off in its orphan log; at the
+    /// primary its own.
+    pub followed: Epoch,
+    /// The epoch in which it serves as primary.
+    pub serving: Option<Epoch>,
+}

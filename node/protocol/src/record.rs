@@ -1,0 +1,253 @@
+//! Records: one entry of a shard's log, and its stored form, version 1 (docs/record-format.md is the contract).
+//!
+//! A record is serialised once, by the primary, and stored and sent as it is. It carries everything needed to apply it,
+//! to undo it, and to judge later whether it may be applied again. Each bears the running checksum of the one before, so
+//! that the checksum of a record covers the whole log up to it.
+
+use crate::change::ObjectChange;
+use crate::codec::{Malformed, Put, Reader};
+use crate::request::{DedupEntry, Op, Outcome, Precondition, decode_content, encode_content};
+use bytes::{BufMut, Bytes, BytesMut};
+use understudy_proto::{Epoch, Pair, RequestId, ShardId, Version};
+
+/// One entry of a shard's log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    pub shard: ShardId,
+    pub pair: Pair,
+    /// The pair of the record before this one in the log; (0, 0) for the first.
+    pub previous: Pair,
+    /// The pair of the newest epoch-start record before this one; (0, 0) for the first.
+    pub previous_epoch_start: Pair,
+    /// The running checksum up to and with the record before.
+    pub previous_checksum: u64,
+    /// Milliseconds since 1970 on the primary's clock; for people and for the age of the log, never for decisions.
+    pub time_ms: u64,
+    pub body: Body,
+}
+
+/// What a record is about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// A client's request, its outcome and what it changed.
+    Request(Box<RequestBody>),
+    /// The first record of an epoch. It changes no object.
+    EpochStart,
+}
+
+/// A client's request as it ran.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestBody {
+    pub id: RequestId,
+    pub fingerprint: u64,
+    pub ops: Vec<Op>,
+    pub preconditions: Vec<Precondition>,
+    pub outcome: Outcome,
+    /// One for each object that was read, tested or written, in the order of their keys.
+    pub changes: Vec<ObjectChange>,
+}
+
+/// A record in its stored form.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EncodedRecord {
+    pub pair: Pair,
+    pub bytes: Bytes,
+    /// The running checksum up to and with this record.
+    pub checksum: u64,
+}
+
+/// The first format. A reader refuses what it does not know; it never guesses.
+pub const FORMAT: u8 = 1;
+
+const KIND_REQUEST: u8 = 1;
+const KIND_EPOCH_START: u8 = 2;
+// 3 (expiry) and 4 (conflict) are taken by docs/record-format.md for the dedup lifetime and for reconciliation.
+
+/// Length (4), format (1), kind (1), shard (8), epoch (8), version (8).
+const HEAD: usize = 30;
+/// crc32c.
+const TAIL: usize = 4;
+
+impl Record {
+    /// The dedup entry that goes with the record.
+    pub fn dedup(&self) -> Option<(RequestId, DedupEntry)> {
+        match &self.body {
+            Body::Request(body) => Some((
+                body.id,
+                DedupEntry {
+                    pair: self.pair,
+                    fingerprint: body.fingerprint,
+                    outcome: body.outcome.clone(),
+                },
+            )),
+            Body::EpochStart => None,
+        }
+    }
+
+    pub fn changes(&self) -> &[ObjectChange] {
+        match &self.body {
+            Body::Request(body) => &body.changes,
+            Body::EpochStart => &[],
+        }
+    }
+
+    pub fn request_id(&self) -> Option<RequestId> {
+        match &self.body {
+            Body::Request(body) => Some(body.id),
+            Body::EpochStart => None,
+        }
+    }
+
+    pub fn is_epoch_start(&self) -> bool {
+        matches!(self.body, Body::EpochStart)
+    }
+
+    pub fn encode(&self) -> EncodedRecord {
+        let mut out = BytesMut::with_capacity(512);
+        out.put_u32(0);
+        out.put_u8(FORMAT);
+        out.put_u8(match self.body {
+            Body::Request(_) => KIND_REQUEST,
+            Body::EpochStart => KIND_EPOCH_START,
+        });
+        out.put_u64(self.shard.0);
+        out.put_u64(self.pair.epoch.0);
+        out.put_u64(self.pair.version.0);
+        out.put_pair(self.previous);
+        out.put_pair(self.previous_epoch_start);
+        out.put_u64(self.previous_checksum);
+        out.put_varint(self.time_ms);
+        if let Body::Request(body) = &self.body {
+            out.put_request_id(body.id);
+            out.put_u64(body.fingerprint);
+            encode_content(&body.ops, &body.preconditions, &mut out);
+            body.outcome.encode(&mut out);
+            out.put_varint(body.changes.len() as u64);
+            for change in &body.changes {
+                change.encode(&mut out);
+            }
+        }
+        let length = u32::try_from(out.len() + TAIL - 4).expect("a record is at most 16 MiB");
+        out[..4].copy_from_slice(&length.to_be_bytes());
+        let checksum = running_checksum(&out);
+        let crc = crc32c::crc32c(&out);
+        out.put_u32(crc);
+        EncodedRecord {
+            pair: self.pair,
+            bytes: out.freeze(),
+            checksum,
+        }
+    }
+
+    /// Checks length, format and crc, then reads. The bytes are exactly one record.
+    pub fn decode(bytes: &Bytes) -> Result<(Record, EncodedRecord), Malformed> {
+        let body_end = check_frame(bytes)?;
+        let checksum = running_checksum(&bytes[..body_end]);
+        let mut reader = Reader::new(bytes.slice(4..body_end));
+        if reader.u8()? != FORMAT {
+            return Err(Malformed("record of an unknown format"));
+        }
+        let kind = reader.u8()?;
+        let shard = ShardId(reader.u64()?);
+        let pair = Pair {
+            epoch: Epoch(reader.u64()?),
+            version: Version(reader.u64()?),
+        };
+        let previous = reader.pair()?;
+        let previous_epoch_start = reader.pair()?;
+        let previous_checksum = reader.u64()?;
+        let time_ms = reader.varint()?;
+        let body = match kind {
+            KIND_REQUEST => Body::Request(Box::new(decode_request(&mut reader)?)),
+            KIND_EPOCH_START => Body::EpochStart,
+            _ => return Err(Malformed("record of an unknown kind")),
+        };
+        reader.finish()?;
+        let record = Record {
+            shard,
+            pair,
+            previous,
+            previous_epoch_start,
+            previous_checksum,
+            time_ms,
+            body,
+        };
+        Ok((
+            record,
+            EncodedRecord {
+                pair,
+                bytes: bytes.clone(),
+                checksum,
+            },
+        ))
+    }
+
+    /// The pair of an encoded record, without reading the rest.
+    pub fn peek_pair(bytes: &[u8]) -> Result<Pair, Malformed> {
+        if bytes.len() < HEAD {
+            return Err(Malformed("truncated"));
+        }
+        let number =
+            |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        Ok(Pair::new(number(14), number(22)))
+    }
+}
+
+impl EncodedRecord {
+    /// Checks length, format, crc and shard of stored or received bytes, without reading what the record says.
+    pub fn check(shard: ShardId, bytes: Bytes) -> Result<EncodedRecord, Malformed> {
+        let body_end = check_frame(&bytes)?;
+        if bytes[4] != FORMAT {
+            return Err(Malformed("record of an unknown format"));
+        }
+        let owner = u64::from_be_bytes(bytes[6..14].try_into().expect("eight bytes"));
+        if owner != shard.0 {
+            return Err(Malformed("record of another shard"));
+        }
+        Ok(EncodedRecord {
+            pair: Record::peek_pair(&bytes)?,
+            checksum: running_checksum(&bytes[..body_end]),
+            bytes,
+        })
+    }
+}
+
+fn decode_request(reader: &mut Reader) -> Result<RequestBody, Malformed> {
+    let id = reader.request_id()?;
+    let fingerprint = reader.u64()?;
+    let (ops, preconditions) = decode_content(reader)?;
+    let outcome = Outcome::decode(reader)?;
+    let changes = (0..reader.count()?)
+        .map(|_| ObjectChange::decode(reader))
+        .collect::<Result<_, _>>()?;
+    Ok(RequestBody {
+        id,
+        fingerprint,
+        ops,
+        preconditions,
+        outcome,
+        changes,
+    })
+}
+
+/// Where the body ends, when length and crc are right.
+fn check_frame(bytes: &[u8]) -> Result<usize, Malformed> {
+    if bytes.len() < HEAD + TAIL {
+        return Err(Malformed("truncated"));
+    }
+    let length = u32::from_be_bytes(bytes[..4].try_into().expect("four bytes")) as usize;
+    if length + 4 != bytes.len() {
+        return Err(Malformed("length"));
+    }
+    let body_end = bytes.len() - TAIL;
+    let crc = u32::from_be_bytes(bytes[body_end..].try_into().expect("four bytes"));
+    if crc != crc32c::crc32c(&bytes[..body_end]) {
+        return Err(Malformed("crc"));
+    }
+    Ok(body_end)
+}
+
+/// checksum(v) = H(checksum(v-1), record v): the record holds checksum(v-1), so its digest covers both.
+fn running_checksum(body: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(body)
+}
