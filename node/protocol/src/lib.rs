@@ -7,6 +7,7 @@ pub mod codec;
 pub mod control;
 pub mod effect;
 pub mod evaluate;
+pub mod invariants;
 pub mod mutant;
 pub mod object;
 pub mod record;
