@@ -1,1 +1,3 @@
-//! The controllers of the manager leader.
+//! The controllers of the manager's leader, and their counterpart in every node.
+
+pub mod message;
