@@ -15,4 +15,5 @@ pub mod request;
 pub mod shard;
 pub mod store;
 pub mod tables;
+pub mod testing;
 pub mod time;

@@ -193,6 +193,25 @@ impl Record {
     }
 }
 
+impl EncodedRecord {
+    /// Checks length, format, crc and shard of stored or received bytes, without reading what the record says.
+    pub fn check(shard: ShardId, bytes: Bytes) -> Result<EncodedRecord, Malformed> {
+        let body_end = check_frame(&bytes)?;
+        if bytes[4] != FORMAT {
+            return Err(Malformed("record of an unknown format"));
+        }
+        let owner = u64::from_be_bytes(bytes[6..14].try_into().expect("eight bytes"));
+        if owner != shard.0 {
+            return Err(Malformed("record of another shard"));
+        }
+        Ok(EncodedRecord {
+            pair: Record::peek_pair(&bytes)?,
+            checksum: running_checksum(&bytes[..body_end]),
+            bytes,
+        })
+    }
+}
+
 fn decode_request(reader: &mut Reader) -> Result<RequestBody, Malformed> {
     let id = reader.request_id()?;
     let fingerprint = reader.u64()?;

@@ -264,6 +264,32 @@ pub struct Page<T> {
     pub done: bool,
 }
 
+/// Counts what a page holds: everything that fits, and at least one item.
+#[derive(Debug)]
+pub struct PageBudget {
+    left: usize,
+    empty: bool,
+}
+
+impl PageBudget {
+    pub fn new(bytes_max: usize) -> PageBudget {
+        PageBudget {
+            left: bytes_max,
+            empty: true,
+        }
+    }
+
+    /// Whether the next item, with so many bytes of key and value, still belongs to the page.
+    pub fn takes(&mut self, bytes: usize) -> bool {
+        if !self.empty && bytes > self.left {
+            return false;
+        }
+        self.left = self.left.saturating_sub(bytes);
+        self.empty = false;
+        true
+    }
+}
+
 /// Reads of what is durable. It may be ahead of what was reported as persisted, never behind it.
 pub trait Stored {
     fn object(

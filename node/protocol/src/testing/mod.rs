@@ -1,0 +1,8 @@
+//! What simulations and tests stand on: twins of the shells that keep their contracts, without clock, I/O or threads.
+//!
+//! Plain code, always compiled, used by no server.
+
+mod store;
+mod tables;
+
+pub use store::{MemoryStore, Part, Reads};
