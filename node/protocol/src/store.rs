@@ -203,10 +203,17 @@ pub enum StoreChange {
         entry: Option<DedupEntry>,
     },
     PutMeta(Meta),
-    /// Takes the record of this version out of the generation's log and puts it into the shard's orphan log.
+    /// Takes the last record out of the generation's log and puts it into the shard's orphan log, with the epoch starts
+    /// of the branch that it was on.
     MoveToOrphans {
         generation: Generation,
         record: EncodedRecord,
+        epoch_starts: Vec<Pair>,
+    },
+    /// Takes the last record out of the generation's log for good: an undone epoch start.
+    RemoveRecord {
+        generation: Generation,
+        version: Version,
     },
     /// Takes the record out of the orphan log.
     DropOrphan {

@@ -9,11 +9,16 @@ use understudy_proto::Pair;
 /// epoch (0, 0).
 pub fn cut(left: &[Pair], left_end: Pair, right: &[Pair], right_end: Pair) -> Pair {
     let shared = left.iter().enumerate().rev().find_map(|(at, start)| {
-        right.iter().position(|other| other == start).map(|other_at| (at, other_at))
+        right
+            .iter()
+            .position(|other| other == start)
+            .map(|other_at| (at, other_at))
     });
     match shared {
         None => Pair::ZERO,
-        Some((at, other_at)) => end_of_epoch(left, left_end, at).min(end_of_epoch(right, right_end, other_at)),
+        Some((at, other_at)) => {
+            end_of_epoch(left, left_end, at).min(end_of_epoch(right, right_end, other_at))
+        }
     }
 }
 
@@ -21,7 +26,10 @@ pub fn cut(left: &[Pair], left_end: Pair, right: &[Pair], right_end: Pair) -> Pa
 fn end_of_epoch(starts: &[Pair], end: Pair, at: usize) -> Pair {
     match starts.get(at + 1) {
         None => end,
-        Some(next) => Pair { epoch: starts[at].epoch, version: (next.version.0 - 1).into() },
+        Some(next) => Pair {
+            epoch: starts[at].epoch,
+            version: (next.version.0 - 1).into(),
+        },
     }
 }
 
@@ -41,7 +49,10 @@ mod tests {
     use super::*;
 
     const fn p(epoch: u64, version: u64) -> Pair {
-        Pair { epoch: understudy_proto::Epoch(epoch), version: understudy_proto::Version(version) }
+        Pair {
+            epoch: understudy_proto::Epoch(epoch),
+            version: understudy_proto::Version(version),
+        }
     }
 
     #[test]
@@ -49,9 +60,15 @@ mod tests {
         // One branch, the left longer.
         assert_eq!(cut(&[p(1, 1)], p(1, 9), &[p(1, 1)], p(1, 4)), p(1, 4));
         // The right one went on in epoch 2 from version 6; the left has a tail 6 to 9 in epoch 1.
-        assert_eq!(cut(&[p(1, 1)], p(1, 9), &[p(1, 1), p(2, 6)], p(2, 20)), p(1, 5));
+        assert_eq!(
+            cut(&[p(1, 1)], p(1, 9), &[p(1, 1), p(2, 6)], p(2, 20)),
+            p(1, 5)
+        );
         // Both went their own ways.
-        assert_eq!(cut(&[p(1, 1), p(3, 8)], p(3, 9), &[p(1, 1), p(2, 6)], p(2, 20)), p(1, 5));
+        assert_eq!(
+            cut(&[p(1, 1), p(3, 8)], p(3, 9), &[p(1, 1), p(2, 6)], p(2, 20)),
+            p(1, 5)
+        );
         // Nothing shared.
         assert_eq!(cut(&[p(1, 1)], p(1, 9), &[], p(0, 0)), Pair::ZERO);
         assert_eq!(cut(&[], Pair::ZERO, &[p(1, 1)], p(1, 4)), Pair::ZERO);

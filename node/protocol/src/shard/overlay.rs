@@ -20,12 +20,16 @@ pub(super) struct Overlay {
 impl Overlay {
     /// The state that the next write meets; `None`: the store has it.
     pub fn newest(&self, key: &[u8]) -> Option<&Option<Object>> {
-        self.objects.get(key).map(|chain| &chain.back().expect("a chain is never empty").1)
+        self.objects
+            .get(key)
+            .map(|chain| &chain.back().expect("a chain is never empty").1)
     }
 
     /// The state that a read sees; `None`: the store has it.
     pub fn durable(&self, key: &[u8]) -> Option<&Option<Object>> {
-        self.objects.get(key).map(|chain| &chain.front().expect("a chain is never empty").1)
+        self.objects
+            .get(key)
+            .map(|chain| &chain.front().expect("a chain is never empty").1)
     }
 
     /// The entry of a request on its way, and the batch that carries it.
@@ -34,8 +38,17 @@ impl Overlay {
     }
 
     /// Notes that a batch takes an object from one state to the next.
-    pub fn put_object(&mut self, batch: u64, key: Bytes, before: Option<Object>, after: Option<Object>) {
-        let chain = self.objects.entry(key.clone()).or_insert_with(|| VecDeque::from([(0, before)]));
+    pub fn put_object(
+        &mut self,
+        batch: u64,
+        key: Bytes,
+        before: Option<Object>,
+        after: Option<Object>,
+    ) {
+        let chain = self
+            .objects
+            .entry(key.clone())
+            .or_insert_with(|| VecDeque::from([(0, before)]));
         match chain.back_mut() {
             Some((last, state)) if *last == batch => *state = after,
             _ => chain.push_back((batch, after)),
@@ -50,7 +63,10 @@ impl Overlay {
 
     fn note(&mut self, batch: u64) -> &mut (u64, Vec<Bytes>, Vec<RequestId>) {
         if self.batches.back().is_none_or(|last| last.0 != batch) {
-            assert!(self.batches.back().is_none_or(|last| last.0 < batch), "batches are noted in order");
+            assert!(
+                self.batches.back().is_none_or(|last| last.0 < batch),
+                "batches are noted in order"
+            );
             self.batches.push_back((batch, Vec::new(), Vec::new()));
         }
         self.batches.back_mut().expect("it was just pushed")
@@ -64,7 +80,11 @@ impl Overlay {
                 self.settle(&key, number);
             }
             for id in ids {
-                if self.dedup.get(&id).is_some_and(|(batch, _)| *batch <= number) {
+                if self
+                    .dedup
+                    .get(&id)
+                    .is_some_and(|(batch, _)| *batch <= number)
+                {
                     self.dedup.remove(&id);
                 }
             }
@@ -72,21 +92,14 @@ impl Overlay {
     }
 
     fn settle(&mut self, key: &Bytes, number: u64) {
-        let Some(chain) = self.objects.get_mut(key) else { return };
+        let Some(chain) = self.objects.get_mut(key) else {
+            return;
+        };
         while chain.get(1).is_some_and(|(batch, _)| *batch <= number) {
             chain.pop_front();
         }
         if chain.len() == 1 {
             self.objects.remove(key);
         }
-    }
-
-    /// Forgets everything: another generation of the contents was switched in.
-    pub fn clear(&mut self) {
-        *self = Overlay::default();
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
     }
 }
