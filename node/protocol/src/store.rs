@@ -243,6 +243,43 @@ pub struct Saved {
     pub orphans: u64,
 }
 
+/// A record that a failover cut off, as the orphan log keeps it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Orphan {
+    pub record: EncodedRecord,
+    /// The epoch starts of the branch that it was on.
+    pub epoch_starts: Vec<Pair>,
+}
+
+impl Orphan {
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.record.bytes.len() + 32);
+        out.put_u8(FORMAT);
+        out.put_varint(self.epoch_starts.len() as u64);
+        for start in &self.epoch_starts {
+            out.put_pair(*start);
+        }
+        out.put_slice(&self.record.bytes);
+        out.freeze()
+    }
+
+    pub fn decode(bytes: &Bytes) -> Result<Orphan, Malformed> {
+        let mut reader = Reader::new(bytes.clone());
+        if reader.u8()? != FORMAT {
+            return Err(Malformed("orphan of an unknown format"));
+        }
+        let epoch_starts = (0..reader.count()?)
+            .map(|_| reader.pair())
+            .collect::<Result<_, _>>()?;
+        let record = reader.take(reader.remaining())?;
+        let (_, record) = crate::record::Record::decode(&record)?;
+        Ok(Orphan {
+            record,
+            epoch_starts,
+        })
+    }
+}
+
 /// A read failed. The copy cannot go on as it is; what is damaged is rebuilt, never guessed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreError {

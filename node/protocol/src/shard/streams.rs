@@ -152,6 +152,12 @@ impl Replica {
         if mode == BranchMode::Records {
             self.register(&subscribe, false);
         }
+        if mode == BranchMode::Rebuild && self.row().secondaries.contains(&subscribe.copy) {
+            out.push(Effect::Ask(Ask::TooFarBehind {
+                epoch,
+                copy: subscribe.copy,
+            }));
+        }
         let branch = Branch {
             epoch,
             stream: subscribe.stream,
