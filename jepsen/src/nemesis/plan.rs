@@ -31,11 +31,17 @@ impl Plan {
         let mut dice = Dice::new(seed, Purpose::Faults, 0);
         let mut weights = [0; KINDS];
         for weight in &mut weights {
-            *weight = if dice.permille(400) { 0 } else { dice.between(1, 10) as u32 };
+            *weight = if dice.permille(400) {
+                0
+            } else {
+                dice.between(1, 10) as u32
+            };
         }
         weights[0] += 1;
         let count = dice.between(FAULTS_MIN, FAULTS_MAX);
-        let mut faults: Vec<Fault> = (0..count).map(|_| draw(&mut dice, scale, &weights)).collect();
+        let mut faults: Vec<Fault> = (0..count)
+            .map(|_| draw(&mut dice, scale, &weights))
+            .collect();
         faults.sort_by_key(|fault| fault.at_us);
         Plan { faults }
     }
@@ -50,7 +56,11 @@ fn draw(dice: &mut Dice, scale: Scale, weights: &[u32]) -> Fault {
     };
     let at_us = dice.below(scale.phase_us);
     let what = draw_kind(dice, scale, weights);
-    Fault { at_us, lasts_us, what }
+    Fault {
+        at_us,
+        lasts_us,
+        what,
+    }
 }
 
 fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
@@ -74,7 +84,10 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
         10 => FaultKind::IsolateManager { manager },
         11 => FaultKind::IsolateLeader,
         12 => FaultKind::Halves { first: some },
-        13 => FaultKind::OneWay { from: node, to: other },
+        13 => FaultKind::OneWay {
+            from: node,
+            to: other,
+        },
         14 => FaultKind::PrimaryAlone { shard },
         15 => FaultKind::NodesFromManagers { nodes: some },
         16 => FaultKind::ManagersApart,
@@ -95,7 +108,12 @@ mod tests {
 
     #[test]
     fn a_plan_replays_and_has_enough_faults() {
-        let scale = Scale { nodes: 3, managers: 3, shards: 8, phase_us: 10_000_000 };
+        let scale = Scale {
+            nodes: 3,
+            managers: 3,
+            shards: 8,
+            phase_us: 10_000_000,
+        };
         for seed in 0..200 {
             let plan = Plan::draw(seed, scale);
             assert_eq!(plan, Plan::draw(seed, scale));

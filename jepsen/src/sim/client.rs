@@ -29,7 +29,6 @@ pub struct Space {
     pub namespace: NamespaceId,
     pub first_shard: ShardId,
     pub shards: u32,
-    pub nodes: usize,
     pub managers: usize,
 }
 
@@ -72,8 +71,15 @@ struct Task {
 
 #[derive(Clone, Debug)]
 enum What {
-    Write { request: Request, copies: u32, keys: Vec<String> },
-    Read { keys: Vec<Bytes>, level: ReadLevel },
+    Write {
+        request: Request,
+        copies: u32,
+        keys: Vec<String>,
+    },
+    Read {
+        keys: Vec<Bytes>,
+        level: ReadLevel,
+    },
 }
 
 impl Client {
@@ -120,7 +126,13 @@ impl Client {
     }
 
     fn wake(&self, delay_us: u64, wake: Wake, env: &mut Env) {
-        env.after(delay_us, Event::Client { client: self.number, wake });
+        env.after(
+            delay_us,
+            Event::Client {
+                client: self.number,
+                wake,
+            },
+        );
     }
 
     fn begin(&mut self, env: &mut Env, history: &mut History) {
@@ -136,7 +148,11 @@ impl Client {
         let Some((shard, what)) = self.prepare(&step) else {
             return self.rest(env);
         };
-        let patience = if is_errand { 20_000_000 } else { self.dice.between(500_000, 6_000_000) };
+        let patience = if is_errand {
+            20_000_000
+        } else {
+            self.dice.between(500_000, 6_000_000)
+        };
         self.task = Some(Task {
             step,
             shard,
@@ -163,22 +179,47 @@ impl Client {
             ShardId(self.space.first_shard.0 + u64::from(index))
         };
         match step {
-            Step::Update { operations, conditions, copies } => {
+            Step::Update {
+                operations,
+                conditions,
+                copies,
+            } => {
                 let shard = shard(operations.first()?.key());
                 self.sequence += 1;
                 let request = self.request(self.sequence, operations, conditions);
                 let keys: Vec<String> = operations.iter().map(|o| o.key().to_string()).collect();
                 self.last = Some((shard, request.clone(), keys.clone()));
-                Some((shard, What::Write { request, copies: *copies, keys }))
+                Some((
+                    shard,
+                    What::Write {
+                        request,
+                        copies: *copies,
+                        keys,
+                    },
+                ))
             }
             Step::Again => {
                 let (shard, request, keys) = self.last.clone()?;
-                Some((shard, What::Write { request, copies: 0, keys }))
+                Some((
+                    shard,
+                    What::Write {
+                        request,
+                        copies: 0,
+                        keys,
+                    },
+                ))
             }
             Step::Misuse { operations } => {
                 let (shard, last, _) = self.last.clone()?;
                 let request = self.request(last.id.sequence.0, operations, &[]);
-                Some((shard, What::Write { request, copies: 0, keys: Vec::new() }))
+                Some((
+                    shard,
+                    What::Write {
+                        request,
+                        copies: 0,
+                        keys: Vec::new(),
+                    },
+                ))
             }
             Step::Read { keys, level } => {
                 let shard = shard(keys.first()?);
@@ -193,7 +234,10 @@ impl Client {
     }
 
     fn request(&self, number: u64, ops: &[Operation], conditions: &[Condition]) -> Request {
-        let id = RequestId { client: self.id, sequence: Sequence(number) };
+        let id = RequestId {
+            client: self.id,
+            sequence: Sequence(number),
+        };
         let ops = ops.iter().map(op).collect();
         let conditions = conditions.iter().map(precondition).collect();
         Request::new(id, self.space.namespace, ops, conditions, Sequence(0))
@@ -207,7 +251,8 @@ impl Client {
         let Some(task) = &mut self.task else { return };
         task.call = call;
         if task.targets.is_empty() && task.walked < WALK_MAX {
-            task.targets.extend(self.routes.get(&task.shard).into_iter().flatten());
+            task.targets
+                .extend(self.routes.get(&task.shard).into_iter().flatten());
         }
         let from = Place::Client(self.number);
         let shard = task.shard;
@@ -216,20 +261,35 @@ impl Client {
                 task.walked += 1;
                 let patience_us = task.deadline_us.saturating_sub(env.now_us);
                 let parcel = match &task.what {
-                    What::Write { request, copies, .. } => {
+                    What::Write {
+                        request, copies, ..
+                    } => {
                         let (request, copies) = (request.clone(), *copies);
-                        Parcel::Execute { call, shard, request, copies, patience_us }
+                        Parcel::Execute {
+                            call,
+                            shard,
+                            request,
+                            copies,
+                            patience_us,
+                        }
                     }
-                    What::Read { keys, level } => {
-                        Parcel::Read { call, shard, keys: keys.clone(), level: *level }
-                    }
+                    What::Read { keys, level } => Parcel::Read {
+                        call,
+                        shard,
+                        keys: keys.clone(),
+                        level: *level,
+                    },
                 };
                 env.send(from, Place::Node(node), parcel);
             }
             None => {
                 task.walked = 0;
                 task.targets.clear();
-                env.send(from, Place::Manager(manager), Parcel::Locate { call, shard });
+                env.send(
+                    from,
+                    Place::Manager(manager),
+                    Parcel::Locate { call, shard },
+                );
             }
         }
         self.wake(ATTEMPT_US, Wake::TimedOut { call }, env);
@@ -273,7 +333,10 @@ impl Client {
         if let (Done::Written(_), Some(What::Write { keys, .. })) =
             (&done, self.task.as_ref().map(|task| &task.what))
         {
-            let seen = Seen { epoch: pair.epoch.0, version: pair.version.0 };
+            let seen = Seen {
+                epoch: pair.epoch.0,
+                version: pair.version.0,
+            };
             let keys = keys.clone();
             self.workload.saw(keys, seen);
         }
@@ -283,9 +346,14 @@ impl Client {
 
     fn try_again(&mut self, env: &mut Env, history: &mut History, failure: Option<Failure>) {
         let Some(task) = &mut self.task else { return };
-        let advice = failure.as_ref().map_or(Advice::TryElsewhere, |f| f.reason.advice());
+        let advice = failure
+            .as_ref()
+            .map_or(Advice::TryElsewhere, |f| f.reason.advice());
         let over = env.now_us >= task.deadline_us;
-        let stop = matches!(advice, Advice::Stop | Advice::TellUnknown | Advice::NewClientId);
+        let stop = matches!(
+            advice,
+            Advice::Stop | Advice::TellUnknown | Advice::NewClientId
+        );
         if over || stop {
             let open = task.open;
             self.errands_failed += u64::from(task.errand);
@@ -327,7 +395,9 @@ impl Client {
             What::Read { .. } => 0,
         };
         let (client, shard) = (self.number + 1, task.shard);
-        env.note(format_args!("c{client} {kind:?} s{shard} #{number} {pair:?} {result:?}"));
+        env.note(format_args!(
+            "c{client} {kind:?} s{shard} #{number} {pair:?} {result:?}"
+        ));
         history.push(Line {
             index: 0,
             time_us: env.now_us,
@@ -344,20 +414,42 @@ impl Client {
 fn op(operation: &Operation) -> Op {
     let bytes = |text: &String| Bytes::from(text.clone());
     match operation {
-        Operation::Put { key, value } => Op::Put { key: bytes(key), value: bytes(value) },
+        Operation::Put { key, value } => Op::Put {
+            key: bytes(key),
+            value: bytes(value),
+        },
         Operation::Delete { key } => Op::Delete { key: bytes(key) },
-        Operation::Set { key, component, value } => {
-            Op::SetComponent { key: bytes(key), name: bytes(component), value: bytes(value) }
-        }
-        Operation::Remove { key, component } => {
-            Op::RemoveComponent { key: bytes(key), name: bytes(component) }
-        }
-        Operation::Add { key, component, delta } => {
-            Op::Add { key: bytes(key), name: bytes(component), delta: *delta }
-        }
-        Operation::Append { key, component, data } => {
-            Op::Append { key: bytes(key), name: bytes(component), data: bytes(data) }
-        }
+        Operation::Set {
+            key,
+            component,
+            value,
+        } => Op::SetComponent {
+            key: bytes(key),
+            name: bytes(component),
+            value: bytes(value),
+        },
+        Operation::Remove { key, component } => Op::RemoveComponent {
+            key: bytes(key),
+            name: bytes(component),
+        },
+        Operation::Add {
+            key,
+            component,
+            delta,
+        } => Op::Add {
+            key: bytes(key),
+            name: bytes(component),
+            delta: *delta,
+        },
+        Operation::Append {
+            key,
+            component,
+            data,
+        } => Op::Append {
+            key: bytes(key),
+            name: bytes(component),
+            data: bytes(data),
+        },
         Operation::Get { key } => Op::Get { key: bytes(key) },
     }
 }
@@ -365,16 +457,26 @@ fn op(operation: &Operation) -> Op {
 fn precondition(condition: &Condition) -> Precondition {
     let bytes = |text: &String| Bytes::from(text.clone());
     match condition {
-        Condition::Pair { key, epoch, version } => {
-            Precondition::LastPair { key: bytes(key), pair: Pair::new(*epoch, *version) }
-        }
-        Condition::Value { key, component, value } => Precondition::ComponentValue {
+        Condition::Pair {
+            key,
+            epoch,
+            version,
+        } => Precondition::LastPair {
+            key: bytes(key),
+            pair: Pair::new(*epoch, *version),
+        },
+        Condition::Value {
+            key,
+            component,
+            value,
+        } => Precondition::ComponentValue {
             key: bytes(key),
             name: bytes(component),
             value: Value::Data(bytes(value)),
         },
-        Condition::Absent { key, absent } => {
-            Precondition::Absent { key: bytes(key), absent: *absent }
-        }
+        Condition::Absent { key, absent } => Precondition::Absent {
+            key: bytes(key),
+            absent: *absent,
+        },
     }
 }

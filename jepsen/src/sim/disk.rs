@@ -65,7 +65,9 @@ impl Disk {
         }
         self.syncing = false;
         self.progressed_us = env.now_us;
-        (0..batches).filter_map(|_| self.keep_oldest(copy, env)).collect()
+        (0..batches)
+            .filter_map(|_| self.keep_oldest(copy, env))
+            .collect()
     }
 
     fn keep_oldest(&mut self, copy: CopyId, env: &mut Env) -> Option<Batch> {
@@ -86,7 +88,9 @@ impl Disk {
         }
         let lost = self.unsynced.len();
         if kept + lost > 0 {
-            env.note(format_args!("disk keeps {kept} unsynced batches and loses {lost}"));
+            env.note(format_args!(
+                "disk keeps {kept} unsynced batches and loses {lost}"
+            ));
         }
         self.unsynced.clear();
         self.store.crash(0);

@@ -6,7 +6,7 @@ use super::event::{Event, Parcel};
 use super::network::{Network, Place};
 use super::trace::Trace;
 use std::collections::BTreeMap;
-use understudy_proto::NodeId;
+use understudy_proto::{CopyId, NodeId};
 use understudy_protocol::invariants::{Checked, Invariants, Violation};
 
 /// Managers' ids are apart from nodes' ids.
@@ -23,8 +23,11 @@ pub struct Env {
     pub invariants: Invariants,
     /// The first thing that was found wrong.
     pub violation: Option<Violation>,
+    /// Copies that gave up because their data contradict the log, or a read failed.
+    pub broken: u64,
     /// Which host bears which node id.
     pub hosts: BTreeMap<NodeId, usize>,
+    pub registered: BTreeMap<usize, CopyId>,
 }
 
 impl Env {
@@ -38,13 +41,16 @@ impl Env {
             trace,
             invariants: Invariants::default(),
             violation: None,
+            broken: 0,
             hosts: BTreeMap::new(),
+            registered: BTreeMap::new(),
         }
     }
 
     pub fn after(&mut self, delay_us: u64, event: Event) {
         self.queued += 1;
-        self.queue.insert((self.now_us + delay_us, self.queued), event);
+        self.queue
+            .insert((self.now_us + delay_us, self.queued), event);
     }
 
     /// The next event; the time moves to it.
@@ -81,6 +87,11 @@ impl Env {
             self.note(format_args!("VIOLATION {violation}"));
             self.violation.get_or_insert(violation);
         }
+    }
+
+    /// The copy id of the process that registered last at the host.
+    pub fn copy_at(&self, host: usize) -> Option<CopyId> {
+        self.registered.get(&host).copied()
     }
 
     /// The place of a server by the id that the tables know it by.

@@ -2,6 +2,8 @@
 
 use super::network::Place;
 use bytes::Bytes;
+use understudy_proto::failure::Failure;
+use understudy_proto::{Pair, RequestId, Revision, ShardId};
 use understudy_protocol::control::message::{
     ExitReport, HandOverAnswer, HandOverRequest, HeartbeatAnswer, HeartbeatRequest, SealAnswer,
     SealRequest,
@@ -11,34 +13,59 @@ use understudy_protocol::request::Request;
 use understudy_protocol::shard::ReadLevel;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::tables::{Answer as Told, Command, Refusal, ShardEntry};
-use understudy_proto::failure::Failure;
-use understudy_proto::{Pair, RequestId, Revision, ShardId};
 
 /// One event of the queue.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Deliver { from: Place, to: Place, parcel: Parcel },
-    Node { node: usize, run: u64, what: NodeEvent },
+    Deliver {
+        from: Place,
+        to: Place,
+        parcel: Parcel,
+    },
+    Node {
+        node: usize,
+        run: u64,
+        what: NodeEvent,
+    },
     /// The process starts (again) when nothing holds it down.
-    StartNode { node: usize },
-    StartManager { manager: usize },
+    StartNode {
+        node: usize,
+    },
     /// The managers' group takes a step: contact, elections, application.
     Raft,
     /// A proposal of that manager in that term may have found its quorum.
-    Commit { manager: usize, term: u64 },
-    ManagerTick { manager: usize, run: u64 },
-    Client { client: usize, wake: Wake },
-    FaultBegins { fault: usize },
-    FaultEnds { fault: usize },
+    Commit {
+        manager: usize,
+        term: u64,
+    },
+    ManagerTick {
+        manager: usize,
+        run: u64,
+    },
+    Client {
+        client: usize,
+        wake: Wake,
+    },
+    FaultBegins {
+        fault: usize,
+    },
+    FaultEnds {
+        fault: usize,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeEvent {
     Tick,
     /// The sync that takes so many batches is done.
-    Synced { batches: usize },
+    Synced {
+        batches: usize,
+    },
     /// The driver hears of it.
-    Persisted { shard: ShardId, number: u64 },
+    Persisted {
+        shard: ShardId,
+        number: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +78,10 @@ pub enum Wake {
 /// One message.
 #[derive(Clone, Debug)]
 pub enum Parcel {
-    Shard { shard: ShardId, message: Message },
+    Shard {
+        shard: ShardId,
+        message: Message,
+    },
     Heartbeat(HeartbeatRequest),
     HeartbeatAnswer(HeartbeatAnswer),
     Seal(SealRequest),
@@ -60,17 +90,51 @@ pub enum Parcel {
     HandOverAnswer(HandOverAnswer),
     Exit(ExitReport),
     /// A command to the tables, under the caller's id.
-    Propose { id: RequestId, command: Command },
-    Told { id: RequestId, answer: Result<Told, Refusal> },
-    NotLeading { id: RequestId },
+    Propose {
+        id: RequestId,
+        command: Command,
+    },
+    Told {
+        id: RequestId,
+        answer: Result<Told, Refusal>,
+    },
+    NotLeading {
+        id: RequestId,
+    },
     /// What changed after the revision.
-    Fetch { after: Revision },
-    Rows { revision: Revision, rows: Vec<(ShardId, ShardEntry)> },
-    Execute { call: u64, shard: ShardId, request: Request, copies: u32, patience_us: u64 },
-    Read { call: u64, shard: ShardId, keys: Vec<Bytes>, level: ReadLevel },
-    Answered { call: u64, answer: Result<Done, Failure> },
-    Locate { call: u64, shard: ShardId },
-    Located { call: u64, shard: ShardId, copies: Vec<usize> },
+    Fetch {
+        after: Revision,
+    },
+    Rows {
+        revision: Revision,
+        rows: Vec<(ShardId, ShardEntry)>,
+    },
+    Execute {
+        call: u64,
+        shard: ShardId,
+        request: Request,
+        copies: u32,
+        patience_us: u64,
+    },
+    Read {
+        call: u64,
+        shard: ShardId,
+        keys: Vec<Bytes>,
+        level: ReadLevel,
+    },
+    Answered {
+        call: u64,
+        answer: Result<Done, Failure>,
+    },
+    Locate {
+        call: u64,
+        shard: ShardId,
+    },
+    Located {
+        call: u64,
+        shard: ShardId,
+        copies: Vec<usize>,
+    },
 }
 
 /// What a client's call came to.
@@ -89,7 +153,9 @@ impl Parcel {
                 let (claims, asks) = (h.claims.count, &h.asks);
                 format!("heartbeat {} claims {claims} asks {asks:?}", h.sequence)
             }
-            Parcel::HeartbeatAnswer(a) => format!("heartbeat answer {} {}", a.sequence, brief_outcome(a)),
+            Parcel::HeartbeatAnswer(a) => {
+                format!("heartbeat answer {} {}", a.sequence, brief_outcome(a))
+            }
             Parcel::Seal(seal) => format!("seal term {} {:?}", seal.term, seal.seals),
             Parcel::SealAnswer(answer) => format!("sealed {:?}", answer.seals),
             Parcel::HandOver(request) => format!("hand over {:?}", request.hand_overs),
@@ -100,18 +166,32 @@ impl Parcel {
             Parcel::NotLeading { id } => format!("not leading {}", id.sequence),
             Parcel::Fetch { after } => format!("fetch after {after}"),
             Parcel::Rows { revision, rows } => format!("{} rows at {revision}", rows.len()),
-            Parcel::Execute { call, shard, request, .. } => {
+            Parcel::Execute {
+                call,
+                shard,
+                request,
+                ..
+            } => {
                 format!("call {call} execute s{shard} #{}", request.id.sequence)
             }
-            Parcel::Read { call, shard, level, .. } => format!("call {call} read s{shard} {level:?}"),
+            Parcel::Read {
+                call, shard, level, ..
+            } => format!("call {call} read s{shard} {level:?}"),
             Parcel::Answered { call, answer } => match answer {
                 Ok(Done::Written(a)) => {
                     let again = if a.duplicate { " again" } else { "" };
-                    format!("call {call} done {}{again} copies {}", a.pair, a.copies_durable)
+                    format!(
+                        "call {call} done {}{again} copies {}",
+                        a.pair, a.copies_durable
+                    )
                 }
                 Ok(Done::Read { token, .. }) => format!("call {call} read at {token}"),
                 Err(failure) => {
-                    format!("call {call} {} applied {}", failure.reason, failure.applied.as_str())
+                    format!(
+                        "call {call} {} applied {}",
+                        failure.reason,
+                        failure.applied.as_str()
+                    )
                 }
             },
             Parcel::Locate { call, shard } => format!("call {call} locate s{shard}"),
@@ -132,16 +212,34 @@ fn brief_message(message: &Message) -> String {
     match message {
         Message::Subscribe(s) => {
             let (epoch, stream, position) = (s.epoch, s.stream & 0xffff, s.position);
-            format!("subscribe e{epoch} stream {stream} at {position} copying {:?}", s.copying)
+            format!(
+                "subscribe e{epoch} stream {stream} at {position} copying {:?}",
+                s.copying
+            )
         }
         Message::Branch(b) => {
-            format!("branch e{} stream {} cut {} {:?}", b.epoch, b.stream & 0xffff, b.cut, b.mode)
+            format!(
+                "branch e{} stream {} cut {} {:?}",
+                b.epoch,
+                b.stream & 0xffff,
+                b.cut,
+                b.mode
+            )
         }
         Message::Records(r) => {
             let pairs: Vec<Pair> = r.records.iter().map(|record| record.pair).collect();
-            format!("records e{} stream {} {pairs:?}", r.epoch, r.stream & 0xffff)
+            format!(
+                "records e{} stream {} {pairs:?}",
+                r.epoch,
+                r.stream & 0xffff
+            )
         }
-        Message::Ack(a) => format!("ack e{} stream {} {}", a.epoch, a.stream & 0xffff, a.position),
+        Message::Ack(a) => format!(
+            "ack e{} stream {} {}",
+            a.epoch,
+            a.stream & 0xffff,
+            a.position
+        ),
         Message::CopyChunk(c) => format!(
             "chunk e{} stream {} {:?} -> {:?} from {} at {}",
             c.epoch,

@@ -152,9 +152,17 @@ impl Host {
     fn on_synced(&mut self, batches: usize, env: &mut Env) {
         let Some(copy) = self.copy() else { return };
         for batch in self.disk.end_sync(copy, batches, env) {
-            env.note(format_args!("{} durable s{} batch {}", self.place(), batch.shard, batch.number));
+            env.note(format_args!(
+                "{} durable s{} batch {}",
+                self.place(),
+                batch.shard,
+                batch.number
+            ));
             // The driver's threads hear of it a little later, in order.
-            let what = NodeEvent::Persisted { shard: batch.shard, number: batch.number };
+            let what = NodeEvent::Persisted {
+                shard: batch.shard,
+                number: batch.number,
+            };
             self.after(20, what, env);
         }
     }

@@ -46,7 +46,13 @@ impl Network {
         let mut dice = Dice::new(seed, Purpose::Network, 0);
         let delay_min_us = dice.between(50, 500);
         let delay_max_us = delay_min_us + dice.between(100, 5_000);
-        Network { dice, cuts: BTreeMap::new(), noises: Vec::new(), delay_min_us, delay_max_us }
+        Network {
+            dice,
+            cuts: BTreeMap::new(),
+            noises: Vec::new(),
+            delay_min_us,
+            delay_max_us,
+        }
     }
 
     /// The delays after which the message arrives: none when it is lost, two when it is repeated.
@@ -61,7 +67,10 @@ impl Network {
             return [None, None];
         }
         let again = noise.is_some_and(|n| repeat < u64::from(n.repeat_permille));
-        [Some(first + slow(extra)), again.then(|| first + slow(second))]
+        [
+            Some(first + slow(extra)),
+            again.then(|| first + slow(second)),
+        ]
     }
 
     pub fn reaches(&self, from: Place, to: Place) -> bool {

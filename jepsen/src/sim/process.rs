@@ -11,7 +11,7 @@ use crate::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{
-    ClientId, CopyId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
+    ClientId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
 };
 use understudy_protocol::control::message::{
     Ask, Claim, CopyReport, ExitReport, HandOver, HandOverAnswer, HandOverOutcome, HandOverRequest,
@@ -67,15 +67,28 @@ struct Running {
     asks: BTreeMap<ShardId, BTreeSet<Ask>>,
     callers: BTreeMap<Caller, Origin>,
     last_caller: u64,
+    /// In which epoch it served, and whether under a lease, at the last step of a replica.
+    act: (Option<Epoch>, bool),
     failed: bool,
 }
 
 /// For whom a replica works.
 #[derive(Clone, Debug)]
 enum Origin {
-    Client { place: Place, call: u64, shard: ShardId, request: Box<Request> },
-    Seal { place: Place, claim: Claim },
-    HandOver { place: Place, hand_over: HandOver },
+    Client {
+        place: Place,
+        call: u64,
+        shard: ShardId,
+        request: Box<Request>,
+    },
+    Seal {
+        place: Place,
+        claim: Claim,
+    },
+    HandOver {
+        place: Place,
+        hand_over: HandOver,
+    },
 }
 
 /// Where the driver stands while it handles one stimulus.
@@ -105,14 +118,23 @@ impl effect::Lease for Leases<'_> {
 }
 
 impl Process {
-    pub fn start(node: usize, run: u64, store: StoreId, managers: usize, dice: &mut Dice) -> Process {
+    pub fn start(
+        node: usize,
+        run: u64,
+        store: StoreId,
+        managers: usize,
+        dice: &mut Dice,
+    ) -> Process {
         let client = ClientId::from_parts(wall_ms(0), dice.wide() >> 54);
         Process {
             run,
             node,
             store,
             launch: LaunchId(format!("n{}-{run}", node + 1)),
-            registration: RequestId { client, sequence: Sequence(run) },
+            registration: RequestId {
+                client,
+                sequence: Sequence(run),
+            },
             managers,
             target: dice.index(managers),
             next_ask_us: 0,
@@ -142,16 +164,15 @@ impl Process {
     pub fn exit_report(&self) -> Option<ExitReport> {
         let id = self.id()?;
         let launch = self.launch.clone();
-        Some(ExitReport { node: id.node, incarnation: id.incarnation, launch })
+        Some(ExitReport {
+            node: id.node,
+            incarnation: id.incarnation,
+            launch,
+        })
     }
 
     pub fn replica(&self, shard: ShardId) -> Option<&Replica> {
         self.running()?.replicas.get(&shard)
-    }
-
-    pub fn replicas(&self) -> impl Iterator<Item = (ShardId, &Replica)> {
-        let running = self.running().into_iter();
-        running.flat_map(|running| running.replicas.iter().map(|(shard, r)| (*shard, r)))
     }
 
     /// The lease that this process believes to hold for the shard.
@@ -159,11 +180,19 @@ impl Process {
         let running = self.running()?;
         let epoch = *running.claims.get(&shard)?;
         let process = running.id;
-        running.control.holds(shard, epoch, now).then_some(Holder { process, epoch })
+        running
+            .control
+            .holds(shard, epoch, now)
+            .then_some(Holder { process, epoch })
     }
 
     pub fn on_tick(&mut self, clock: Clock, disk: &mut Disk, env: &mut Env) {
-        let mut turn = Turn { node: self.node, clock, disk, env };
+        let mut turn = Turn {
+            node: self.node,
+            clock,
+            disk,
+            env,
+        };
         self.ask_managers(&mut turn);
         if let State::Running(running) = &mut self.state {
             running.on_tick(&mut turn);
@@ -178,9 +207,14 @@ impl Process {
         let parcel = match &self.state {
             State::Registering => {
                 let command = Command::RegisterNode(self.registration());
-                Parcel::Propose { id: self.registration, command }
+                Parcel::Propose {
+                    id: self.registration,
+                    command,
+                }
             }
-            State::Running(running) => Parcel::Fetch { after: running.known },
+            State::Running(running) => Parcel::Fetch {
+                after: running.known,
+            },
             State::Ending => return,
         };
         self.next_ask_us = turn.env.now_us + ASK_AGAIN_US;
@@ -207,7 +241,12 @@ impl Process {
         disk: &mut Disk,
         env: &mut Env,
     ) {
-        let mut turn = Turn { node: self.node, clock, disk, env };
+        let mut turn = Turn {
+            node: self.node,
+            clock,
+            disk,
+            env,
+        };
         if let State::Running(running) = &mut self.state {
             running.step(shard, Input::Persisted { number }, &mut turn);
         }
@@ -221,7 +260,12 @@ impl Process {
         disk: &mut Disk,
         env: &mut Env,
     ) {
-        let mut turn = Turn { node: self.node, clock, disk, env };
+        let mut turn = Turn {
+            node: self.node,
+            clock,
+            disk,
+            env,
+        };
         match (&mut self.state, parcel) {
             (State::Registering, Parcel::Told { id, answer }) if id == self.registration => {
                 self.on_registered(answer, &mut turn);
@@ -234,7 +278,13 @@ impl Process {
             (State::Running(running), parcel) => running.on_parcel(from, parcel, &mut turn),
             (_, Parcel::Execute { call, .. } | Parcel::Read { call, .. }) => {
                 let failure = Failure::no(Reason::Starting, "the process registers");
-                turn.send(from, Parcel::Answered { call, answer: Err(failure) });
+                turn.send(
+                    from,
+                    Parcel::Answered {
+                        call,
+                        answer: Err(failure),
+                    },
+                );
             }
             _ => {}
         }
@@ -252,6 +302,7 @@ impl Process {
         };
         turn.env.note(format_args!("n{} is {id}", self.node + 1));
         turn.env.hosts.insert(id.node, self.node);
+        turn.env.registered.insert(self.node, id.copy());
         let managers = (0..self.managers).map(Env::manager_id).collect();
         let mut running = Running {
             id,
@@ -264,6 +315,7 @@ impl Process {
             asks: BTreeMap::new(),
             callers: BTreeMap::new(),
             last_caller: 0,
+            act: (None, false),
             failed: false,
         };
         for shard in turn.disk.store.shards().unwrap_or_default() {
@@ -284,13 +336,17 @@ impl Running {
         };
         match turn.disk.store.open_shard(shard) {
             Err(error) => {
-                turn.env.note(format_args!("{} cannot open s{shard}: {error}", self.id));
+                turn.env
+                    .note(format_args!("{} cannot open s{shard}: {error}", self.id));
                 self.failed = true;
             }
             Ok(saved) => {
                 let replica = Replica::open(shard, self.id, saved, settings, turn.now());
                 let durable = replica.report().durable;
-                let checked = turn.env.invariants.on_opened(self.id.copy(), shard, durable);
+                let checked = turn
+                    .env
+                    .invariants
+                    .on_opened(self.id.copy(), shard, durable);
                 turn.env.check(checked);
                 self.replicas.insert(shard, replica);
             }
@@ -328,8 +384,15 @@ impl Running {
             return false;
         };
         let now = turn.now();
-        let answered = self.control.on_answer(now, Env::manager_id(manager), answer);
-        let Answered { deletable, tables_revision, register, superseded } = answered;
+        let answered = self
+            .control
+            .on_answer(now, Env::manager_id(manager), answer);
+        let Answered {
+            deletable,
+            tables_revision,
+            register,
+            superseded,
+        } = answered;
         self.wanted = self.wanted.max(tables_revision.unwrap_or_default());
         if self.wanted > self.known {
             turn.send(from, Parcel::Fetch { after: self.known });
@@ -344,7 +407,12 @@ impl Running {
         match parcel {
             Parcel::Shard { shard, message } => {
                 let Place::Node(host) = from else { return };
-                let sender = turn.env.hosts.iter().find(|(_, h)| **h == host).map(|(id, _)| *id);
+                let sender = turn
+                    .env
+                    .hosts
+                    .iter()
+                    .find(|(_, h)| **h == host)
+                    .map(|(id, _)| *id);
                 if let Some(from) = sender {
                     self.step(shard, Input::Message { from, message }, turn);
                 }
@@ -354,7 +422,13 @@ impl Running {
             Parcel::HandOver(request) if request.to == self.id => {
                 self.on_hand_over(from, request, turn);
             }
-            Parcel::Execute { call, shard, request, copies, patience_us } => {
+            Parcel::Execute {
+                call,
+                shard,
+                request,
+                copies,
+                patience_us,
+            } => {
                 self.control.active(request.id.client);
                 let caller = self.caller(Origin::Client {
                     place: from,
@@ -363,13 +437,23 @@ impl Running {
                     request: Box::new(request.clone()),
                 });
                 let deadline = turn.now() + Duration(patience_us);
-                let input = Input::Write { caller, request, copies, deadline };
+                let input = Input::Write {
+                    caller,
+                    request,
+                    copies,
+                    deadline,
+                };
                 if !self.step(shard, input, turn) {
                     let failure = self.not_here(shard);
                     self.reply(caller, Err(failure), turn);
                 }
             }
-            Parcel::Read { call, shard, keys, level } => {
+            Parcel::Read {
+                call,
+                shard,
+                keys,
+                level,
+            } => {
                 let answer = self.read(shard, &keys, level, turn);
                 turn.send(from, Parcel::Answered { call, answer });
             }
@@ -416,14 +500,22 @@ impl Running {
         let report = replica.report();
         let (id, now) = (self.id, turn.now());
         if level == ReadLevel::Primary {
-            let holds = report.serving.is_some_and(|epoch| self.control.holds(shard, epoch, now));
-            let checked = turn.env.invariants.on_served(id, shard, report.serving, holds);
+            let holds = report
+                .serving
+                .is_some_and(|epoch| self.control.holds(shard, epoch, now));
+            let checked = turn
+                .env
+                .invariants
+                .on_served(id, shard, report.serving, holds);
             turn.env.check(checked);
         }
-        let checked = turn.env.invariants.on_read(id, shard, keys, &answer);
+        let checked = turn.env.invariants.on_read(id, shard, answer.token);
         turn.env.check(checked);
         let found = answer.objects.iter().map(Option::is_some).collect();
-        Ok(Done::Read { token: answer.token, found })
+        Ok(Done::Read {
+            token: answer.token,
+            found,
+        })
     }
 
     // ---- rows
@@ -434,7 +526,10 @@ impl Running {
         }
         self.known = revision;
         for (shard, row) in rows {
-            let newer = self.rows.get(&shard).is_none_or(|old| old.revision < row.revision);
+            let newer = self
+                .rows
+                .get(&shard)
+                .is_none_or(|old| old.revision < row.revision);
             if newer {
                 self.on_row(shard, row, turn);
             }
@@ -459,9 +554,12 @@ impl Running {
             (row.names(me) && !self.replicas.contains_key(shard)).then_some(*shard)
         };
         let missing: Vec<ShardId> = self.rows.iter().filter_map(missing).collect();
-        for shard in missing.into_iter().filter(|shard| !turn.disk.is_unsynced(*shard)) {
-            self.open(shard, turn);
-            self.assign(shard, turn);
+        for shard in missing {
+            // A copy that was just deleted is opened once that is durable.
+            if !turn.disk.is_unsynced(shard) {
+                self.open(shard, turn);
+                self.assign(shard, turn);
+            }
         }
     }
 
@@ -483,19 +581,32 @@ impl Running {
     /// The managers let the copy go: everything but its promise is removed.
     fn delete(&mut self, shard: ShardId, upto: Revision, turn: &mut Turn) {
         let newer = self.rows.get(&shard).is_some_and(|row| row.revision > upto);
-        let named = self.rows.get(&shard).is_some_and(|row| row.names(self.id.copy()));
+        let named = self
+            .rows
+            .get(&shard)
+            .is_some_and(|row| row.names(self.id.copy()));
         if newer || named || turn.disk.is_unsynced(shard) {
             return;
         }
         let Some(replica) = self.replicas.remove(&shard) else {
             return;
         };
-        let meta = Meta { promise: replica.meta().promise, ..Meta::empty() };
+        let meta = Meta {
+            promise: replica.meta().promise,
+            ..Meta::empty()
+        };
         let _ = turn.disk.store.open_shard(shard);
         let changes = vec![StoreChange::DropCopy, StoreChange::PutMeta(meta)];
         self.claims.remove(&shard);
         self.control.give_up(shard);
-        self.write(Batch { shard, number: 1, changes }, turn);
+        self.write(
+            Batch {
+                shard,
+                number: 1,
+                changes,
+            },
+            turn,
+        );
         self.control.report(CopyReport {
             shard,
             present: false,
@@ -512,7 +623,11 @@ impl Running {
         for claim in request.seals {
             let (shard, epoch) = (claim.shard, claim.epoch);
             let caller = self.caller(Origin::Seal { place: from, claim });
-            let input = Input::Seal { caller, epoch, hand_over: None };
+            let input = Input::Seal {
+                caller,
+                epoch,
+                hand_over: None,
+            };
             if !self.step(shard, input, turn) {
                 self.callers.remove(&caller);
                 self.answer_seal(from, claim, SealOutcome::NoCopy, turn);
@@ -530,15 +645,28 @@ impl Running {
             if !acts && promise != Some(epoch) {
                 continue;
             }
-            let plan = effect::HandOver { to: hand_over.target, give_up_at };
-            let caller = self.caller(Origin::HandOver { place: from, hand_over });
-            let input = Input::Seal { caller, epoch, hand_over: acts.then_some(plan) };
+            let plan = effect::HandOver {
+                to: hand_over.target,
+                give_up_at,
+            };
+            let caller = self.caller(Origin::HandOver {
+                place: from,
+                hand_over,
+            });
+            let input = Input::Seal {
+                caller,
+                epoch,
+                hand_over: acts.then_some(plan),
+            };
             self.step(shard, input, turn);
         }
     }
 
     fn answer_seal(&mut self, to: Place, claim: Claim, outcome: SealOutcome, turn: &mut Turn) {
-        let answer = SealAnswer { from: self.id, seals: vec![(claim, outcome)] };
+        let answer = SealAnswer {
+            from: self.id,
+            seals: vec![(claim, outcome)],
+        };
         turn.send(to, Parcel::SealAnswer(answer));
     }
 
@@ -546,7 +674,12 @@ impl Running {
         let Some(origin) = self.callers.remove(&caller) else {
             return;
         };
-        if let SealedCopy::Promised { epoch, position, complete } = answer {
+        if let SealedCopy::Promised {
+            epoch,
+            position,
+            complete,
+        } = answer
+        {
             let shard = match &origin {
                 Origin::Seal { claim, .. } => claim.shard,
                 Origin::HandOver { hand_over, .. } => hand_over.shard,
@@ -561,9 +694,11 @@ impl Running {
         match origin {
             Origin::Seal { place, claim } => {
                 let outcome = match answer {
-                    SealedCopy::Promised { position, complete: true, .. } => {
-                        SealOutcome::Sealed { last: position }
-                    }
+                    SealedCopy::Promised {
+                        position,
+                        complete: true,
+                        ..
+                    } => SealOutcome::Sealed { last: position },
                     SealedCopy::Promised { .. } | SealedCopy::NotHandedOver => SealOutcome::NoCopy,
                     SealedCopy::Higher { epoch } => SealOutcome::PromisedHigher { epoch },
                 };
@@ -577,7 +712,10 @@ impl Running {
                     _ => HandOverOutcome::Failed,
                 };
                 let hand_overs = vec![(hand_over, outcome)];
-                let answer = HandOverAnswer { from: self.id, hand_overs };
+                let answer = HandOverAnswer {
+                    from: self.id,
+                    hand_overs,
+                };
                 turn.send(place, Parcel::HandOverAnswer(answer));
             }
             Origin::Client { .. } => {}
@@ -599,7 +737,11 @@ impl Running {
             lease: &leases,
         };
         let mut effects = Vec::new();
+        let before = replica.report().serving;
         replica.step(&context, input, &mut effects);
+        let serving = replica.report().serving.or(before);
+        let holds = serving.is_some_and(|epoch| self.control.holds(shard, epoch, context.now));
+        self.act = (serving, holds);
         self.note_state(shard, turn);
         for effect in effects {
             self.carry_out(shard, effect, turn);
@@ -654,7 +796,8 @@ impl Running {
             Effect::Sealed { caller, answer } => self.on_sealed(caller, answer, turn),
             Effect::Ask(ask) => self.ask(shard, ask),
             Effect::Broken(error) => {
-                turn.env.note(format_args!("{} s{shard} BROKEN {error}", self.id));
+                turn.env
+                    .note(format_args!("{} s{shard} BROKEN {error}", self.id));
                 turn.env.broken += 1;
                 self.failed = true;
             }
@@ -665,43 +808,59 @@ impl Running {
         let checked = turn.env.invariants.on_formed(self.id.copy(), &batch);
         turn.env.check(checked);
         if let Err(reason) = turn.disk.write(batch) {
-            turn.env.note(format_args!("{} the disk refuses: {reason}", self.id));
+            turn.env
+                .note(format_args!("{} the disk refuses: {reason}", self.id));
             self.failed = true;
         }
     }
 
     fn reply(&mut self, caller: Caller, answer: Result<Answer, Failure>, turn: &mut Turn) {
-        let Some(Origin::Client { place, call, shard, request }) = self.callers.remove(&caller)
+        let Some(Origin::Client {
+            place,
+            call,
+            shard,
+            request,
+        }) = self.callers.remove(&caller)
         else {
             return;
         };
         if let Ok(answer) = &answer {
-            let now = turn.now();
-            let serving = self.replicas.get(&shard).and_then(|r| r.report().serving);
-            let holds = serving.is_some_and(|epoch| self.control.holds(shard, epoch, now));
-            let checked = turn.env.invariants.on_served(self.id, shard, serving, holds);
+            let (serving, holds) = self.act;
+            let checked = turn
+                .env
+                .invariants
+                .on_served(self.id, shard, serving, holds);
             turn.env.check(checked);
-            let checked = turn.env.invariants.on_answer(self.id, shard, &request, answer);
+            let checked = turn
+                .env
+                .invariants
+                .on_answer(self.id, shard, &request, answer);
             turn.env.check(checked);
         }
-        turn.send(place, Parcel::Answered { call, answer: answer.map(Done::Written) });
+        turn.send(
+            place,
+            Parcel::Answered {
+                call,
+                answer: answer.map(Done::Written),
+            },
+        );
     }
 
     fn ask(&mut self, shard: ShardId, ask: effect::Ask) {
         let ask = match ask {
             effect::Ask::NewEpoch { epoch } => {
                 let promise = self.replicas[&shard].meta().promise;
-                Ask::NewEpoch { shard, epoch, at_least: promise.max(epoch.next()) }
+                Ask::NewEpoch {
+                    shard,
+                    epoch,
+                    at_least: promise.max(epoch.next()),
+                }
             }
             effect::Ask::Complete { epoch, copy } => Ask::Complete { shard, epoch, copy },
             effect::Ask::TooFarBehind { epoch, copy } => Ask::MarkJoining { shard, epoch, copy },
         };
         self.asks.entry(shard).or_default().insert(ask);
         self.control.ask(ask);
-    }
-
-    pub fn copy(&self) -> CopyId {
-        self.id.copy()
     }
 }
 

@@ -19,7 +19,6 @@ pub enum Keep {
 pub struct Trace {
     keep: Keep,
     hash: u64,
-    lines: u64,
     buffer: String,
     last: VecDeque<String>,
 }
@@ -30,7 +29,12 @@ const PRIME: u64 = 0x0000_0100_0000_01b3;
 
 impl Trace {
     pub fn new(keep: Keep) -> Trace {
-        Trace { keep, hash: OFFSET, lines: 0, buffer: String::new(), last: VecDeque::new() }
+        Trace {
+            keep,
+            hash: OFFSET,
+            buffer: String::new(),
+            last: VecDeque::new(),
+        }
     }
 
     /// One line at a time in microseconds.
@@ -41,7 +45,6 @@ impl Trace {
         for byte in self.buffer.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(PRIME);
         }
-        self.lines += 1;
         match self.keep {
             Keep::Nothing => {}
             Keep::Print => println!("{}", self.buffer),
@@ -56,10 +59,6 @@ impl Trace {
 
     pub fn hash(&self) -> u64 {
         self.hash
-    }
-
-    pub fn lines(&self) -> u64 {
-        self.lines
     }
 
     pub fn last(&self) -> impl Iterator<Item = &str> {

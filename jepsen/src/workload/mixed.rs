@@ -17,7 +17,7 @@ const COMPONENTS: [&str; 3] = ["", "a", "b"];
 pub struct Mixed {
     dice: Dice,
     client: u64,
-    count: u64,
+    written: u64,
     /// For each shard the text between the braces of its keys.
     tags: Vec<String>,
     step_weights: [u32; 5],
@@ -31,7 +31,11 @@ impl Mixed {
         // The weights belong to the seed, not to the client.
         let mut setup = Dice::new(seed, Purpose::Clients, 1_000);
         let mut weight = |most: u64, zero: u32| {
-            if setup.permille(zero) { 0 } else { setup.between(1, most) as u32 }
+            if setup.permille(zero) {
+                0
+            } else {
+                setup.between(1, most) as u32
+            }
         };
         let step_weights = [
             40 + weight(60, 0),
@@ -48,7 +52,7 @@ impl Mixed {
         Mixed {
             dice: Dice::new(seed, Purpose::Clients, client),
             client,
-            count: 0,
+            written: 0,
             tags: tags(shards),
             step_weights,
             operation_weights,
@@ -59,7 +63,6 @@ impl Mixed {
 
     /// The next step.
     pub fn step(&mut self) -> Step {
-        self.count += 1;
         match self.dice.weighted(&self.step_weights) {
             0 => self.update(1),
             1 => {
@@ -86,34 +89,59 @@ impl Mixed {
         };
         let operations: Vec<Operation> = (0..operations).map(|_| self.operation(&tag)).collect();
         self.last = operations.first().map(|op| op.key().to_string());
-        let copies = if self.dice.permille(100) { self.dice.between(1, 2) as u32 } else { 0 };
-        Step::Update { operations, conditions, copies }
+        let copies = if self.dice.permille(100) {
+            self.dice.between(1, 2) as u32
+        } else {
+            0
+        };
+        Step::Update {
+            operations,
+            conditions,
+            copies,
+        }
     }
 
     fn misuse(&mut self) -> Step {
         let key = self.last.clone().expect("only after an update");
         let value = self.value();
-        Step::Misuse { operations: vec![Operation::Put { key, value }] }
+        Step::Misuse {
+            operations: vec![Operation::Put { key, value }],
+        }
     }
 
     fn read(&mut self) -> Step {
         let tag = self.dice.pick(&self.tags).clone();
-        let keys = (0..self.dice.between(1, 3)).map(|_| self.key(&tag)).collect();
-        let level = if self.dice.permille(700) { Level::Primary } else { Level::Any };
+        let keys = (0..self.dice.between(1, 3))
+            .map(|_| self.key(&tag))
+            .collect();
+        let level = if self.dice.permille(700) {
+            Level::Primary
+        } else {
+            Level::Any
+        };
         Step::Read { keys, level }
     }
 
     fn condition(&mut self, tag: &str) -> Condition {
         let key = self.key(tag);
         match (self.dice.below(4), self.seen.get(&key)) {
-            (0 | 1, Some(seen)) => {
-                Condition::Pair { key, epoch: seen.epoch, version: seen.version }
-            }
+            (0 | 1, Some(seen)) => Condition::Pair {
+                key,
+                epoch: seen.epoch,
+                version: seen.version,
+            },
             (2, _) => {
-                let value = format!("c{}.{}", self.client, self.count.saturating_sub(1));
-                Condition::Value { key, component: String::new(), value }
+                let value = format!("c{}.{}", self.client, self.written);
+                Condition::Value {
+                    key,
+                    component: String::new(),
+                    value,
+                }
             }
-            (pick, _) => Condition::Absent { key, absent: pick == 3 },
+            (pick, _) => Condition::Absent {
+                key,
+                absent: pick == 3,
+            },
         }
     }
 
@@ -121,17 +149,32 @@ impl Mixed {
         let key = self.key(tag);
         let component = self.dice.pick(&COMPONENTS).to_string();
         match self.dice.weighted(&self.operation_weights) {
-            0 => Operation::Put { key, value: self.value() },
+            0 => Operation::Put {
+                key,
+                value: self.value(),
+            },
             1 => Operation::Delete { key },
-            2 => Operation::Set { key, component, value: self.value() },
+            2 => Operation::Set {
+                key,
+                component,
+                value: self.value(),
+            },
             3 => Operation::Remove { key, component },
             4 => {
                 let delta = self.dice.between(1, 20) as i64 - 5;
-                Operation::Add { key, component: "n".to_string(), delta }
+                Operation::Add {
+                    key,
+                    component: "n".to_string(),
+                    delta,
+                }
             }
             5 => {
-                let data = format!("[{}.{}]", self.client, self.count);
-                Operation::Append { key, component, data }
+                let data = format!("[{}]", self.text());
+                Operation::Append {
+                    key,
+                    component,
+                    data,
+                }
             }
             _ => Operation::Get { key },
         }
@@ -143,7 +186,12 @@ impl Mixed {
 
     /// Every value is written once in a run.
     fn value(&mut self) -> String {
-        format!("c{}.{}", self.client, self.count)
+        format!("c{}", self.text())
+    }
+
+    fn text(&mut self) -> String {
+        self.written += 1;
+        format!("{}.{}", self.client, self.written)
     }
 }
 
@@ -171,15 +219,24 @@ mod tests {
         for _ in 0..500 {
             let step = one.step();
             assert_eq!(step, two.step());
-            let Step::Update { operations, .. } = step else { continue };
+            let Step::Update { operations, .. } = step else {
+                continue;
+            };
             let shard = |op: &Operation| shard_index(op.key().as_bytes(), 8);
-            assert!(operations.iter().all(|op| shard(op) == shard(&operations[0])));
+            assert!(
+                operations
+                    .iter()
+                    .all(|op| shard(op) == shard(&operations[0]))
+            );
         }
     }
 
     #[test]
     fn every_shard_has_keys() {
-        let of: Vec<u32> = tags(8).iter().map(|tag| shard_index(tag.as_bytes(), 8)).collect();
+        let of: Vec<u32> = tags(8)
+            .iter()
+            .map(|tag| shard_index(tag.as_bytes(), 8))
+            .collect();
         assert_eq!(of, (0..8).collect::<Vec<_>>());
     }
 }

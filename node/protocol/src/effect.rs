@@ -158,6 +158,9 @@ pub struct Report {
     pub checksum: u64,
     pub orphans: u64,
     pub complete: bool,
+    /// The epoch whose primary it follows, with everything that was cut off moved to the orphan log; at the primary its
+    /// own. Zero: none at the moment.
+    pub followed: Epoch,
     /// The epoch in which it serves as primary.
     pub serving: Option<Epoch>,
 }

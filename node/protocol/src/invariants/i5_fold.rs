@@ -9,7 +9,7 @@ use crate::object::{Component, LastWrite, Object, Value};
 use crate::store::Stored;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use understudy_proto::{CopyId, Pair, RequestId, ShardId};
+use understudy_proto::{CopyId, Pair, ProcessId, RequestId, ShardId};
 
 fn broken(copy: CopyId, shard: ShardId, what: impl std::fmt::Display) -> Violation {
     Violation::new("I5", format!("shard {shard} at {copy}: {what}"))
@@ -116,4 +116,18 @@ pub(super) fn all_objects(
         ));
     }
     Ok(())
+}
+
+/// The token of a read lies in the log of the copy that was read.
+pub(super) fn token_is_reached(
+    process: ProcessId,
+    shard: ShardId,
+    shadow: Option<&CopyShadow>,
+    token: Pair,
+) -> Checked {
+    if token == Pair::ZERO || shadow.is_some_and(|shadow| shadow.holds(token)) {
+        return Ok(());
+    }
+    let what = format!("a read is answered with {token}, which is not durable there");
+    Err(broken(process.copy(), shard, what))
 }

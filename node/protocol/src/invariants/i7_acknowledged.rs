@@ -3,7 +3,7 @@
 //! Nothing is submitted again yet, so there are no conflicts. A store that is lost stays in the shadow: it counts as a
 //! place only while an open cut lists it.
 
-use super::{Checked, CopyShadow, Row, Violation};
+use super::{Branches, Checked, CopyShadow, Row, Violation};
 use std::collections::BTreeMap;
 use understudy_proto::{CopyId, NodeId, Pair, ProcessId, RequestId, ShardId, StoreId};
 
@@ -74,4 +74,19 @@ impl Acknowledged {
             ),
         ))
     }
+}
+
+/// A record of a request leaves a log only into the orphan log; an undone epoch start is nobody's write.
+pub(super) fn only_epoch_starts_go(
+    copy: CopyId,
+    shard: ShardId,
+    pair: Pair,
+    branches: &Branches,
+) -> Checked {
+    let known = branches.get(shard, pair);
+    if known.is_none_or(|known| known.record.is_epoch_start()) {
+        return Ok(());
+    }
+    let what = format!("shard {shard} at {copy}: {pair} is removed and not kept as an orphan");
+    Err(Violation::new("I7", what))
 }

@@ -147,6 +147,12 @@ impl Invariants {
             .one_is_kept(shard, answer.pair, row, &self.copies)
     }
 
+    /// The process answered a read: with what is durable there, and with a token that it has reached.
+    pub fn on_read(&self, process: ProcessId, shard: ShardId, token: Pair) -> Checked {
+        let shadow = self.copies.get(&(shard, process.copy()));
+        i5_fold::token_is_reached(process, shard, shadow, token)
+    }
+
     /// The row of the shard changed in the managers' tables.
     pub fn on_row(&mut self, shard: ShardId, row: Row) -> Checked {
         let old = self.rows.get(&shard);

@@ -4,7 +4,7 @@
 //! Holds for lazy namespaces, where a record and its new values are one batch.
 
 use super::i5_fold::fold;
-use super::{Branches, Violation, i3_versions, i4_same_log, i8_once};
+use super::{Branches, Violation, i3_versions, i4_same_log, i7_acknowledged, i8_once};
 use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
@@ -93,11 +93,21 @@ impl CopyShadow {
                 StoreChange::PutMeta(meta) => {
                     self.put_meta(copy, shard, meta, branches, stored, &mut touched)?;
                 }
-                StoreChange::MoveToOrphans { generation, record } => {
+                StoreChange::MoveToOrphans {
+                    generation, record, ..
+                } => {
                     if *generation == self.generation() {
-                        self.undo(copy, shard, record, branches, &mut touched)?;
+                        self.undo(copy, shard, record.pair, branches, &mut touched)?;
                     }
                     self.orphans.insert(record.pair);
+                    touched.removed = true;
+                }
+                StoreChange::RemoveRecord { generation, .. } => {
+                    if *generation == self.generation() {
+                        let pair = self.position();
+                        i7_acknowledged::only_epoch_starts_go(copy, shard, pair, branches)?;
+                        self.undo(copy, shard, pair, branches, &mut touched)?;
+                    }
                     touched.removed = true;
                 }
                 StoreChange::DropOrphan { pair } => {
@@ -155,14 +165,14 @@ impl CopyShadow {
         &mut self,
         copy: CopyId,
         shard: ShardId,
-        encoded: &EncodedRecord,
+        pair: Pair,
         branches: &Branches,
         touched: &mut Touched,
     ) -> Result<(), Violation> {
-        if self.position() != encoded.pair {
+        if self.position() != pair {
             let what = format!(
                 "shard {shard} at {copy}: {} is undone while the log ends with {}",
-                encoded.pair,
+                pair,
                 self.position()
             );
             return Err(Violation::new("I12", what));
@@ -176,13 +186,13 @@ impl CopyShadow {
             };
         }
         if let Some(id) = branches
-            .get(shard, encoded.pair)
+            .get(shard, pair)
             .and_then(|k| k.record.request_id())
         {
             self.dedup.remove(&id);
             touched.ids.insert(id);
         }
-        touched.undone.push(encoded.pair);
+        touched.undone.push(pair);
         Ok(())
     }
 

@@ -252,6 +252,11 @@ impl Replica {
             checksum: self.live.checksum,
             orphans: self.orphans,
             complete: self.is_complete(),
+            followed: match &self.role {
+                Role::Primary(primary) if primary.serving => primary.epoch,
+                Role::Secondary(secondary) if secondary.on_branch => secondary.epoch,
+                _ => Epoch::ZERO,
+            },
             serving: match &self.role {
                 Role::Primary(primary) if primary.serving => Some(primary.epoch),
                 _ => None,
