@@ -59,6 +59,8 @@ pub struct NodeControl {
     managers: Vec<NodeId>,
     /// Index of the manager that is asked next.
     target: usize,
+    /// Index of the manager that was last asked in its turn, not because another named it.
+    turn: usize,
     leases: LeaseHolder,
     condition: Condition,
     interval: Duration,
@@ -89,6 +91,7 @@ impl NodeControl {
             process,
             managers,
             target: 0,
+            turn: 0,
             leases: LeaseHolder::new(),
             condition: Condition::Serving,
             interval,
@@ -145,6 +148,7 @@ impl NodeControl {
         let asked = self.managers[self.target];
         let place = managers.iter().position(|m| *m == asked);
         self.target = place.unwrap_or(0);
+        self.turn = self.target;
         self.managers = managers;
     }
 
@@ -260,8 +264,13 @@ impl NodeControl {
             return;
         };
         if sequence > self.last_answered && now.since(at) >= self.interval {
-            self.target = (self.target + 1) % self.managers.len();
+            self.ask_next_in_turn();
         }
+    }
+
+    fn ask_next_in_turn(&mut self) {
+        self.turn = (self.turn + 1) % self.managers.len();
+        self.target = self.turn;
     }
 
     fn due_reports(&self, sequence: u64) -> Vec<&Reported> {
@@ -306,11 +315,18 @@ impl NodeControl {
         if !newest || self.managers[self.target] != from || sequence <= self.last_answered {
             return;
         }
-        let named = leader.filter(|l| *l != from);
-        let named = named.and_then(|l| self.managers.iter().position(|m| *m == l));
-        self.urgent |= named.is_some() && !self.refused;
+        // Whoever was named and does not lead either is not followed further: two managers that name each other would be
+        // asked for ever, and never the third.
+        let in_turn = self.target == self.turn;
+        let named = leader.filter(|l| *l != from && in_turn);
+        match named.and_then(|l| self.managers.iter().position(|m| *m == l)) {
+            Some(named) => {
+                self.urgent |= !self.refused;
+                self.target = named;
+            }
+            None => self.ask_next_in_turn(),
+        }
         self.refused = true;
-        self.target = named.unwrap_or((self.target + 1) % self.managers.len());
         // The question is answered: the next one is not turned once more because of it.
         self.last_answered = self.last_answered.max(sequence);
     }
@@ -334,6 +350,7 @@ impl NodeControl {
         }
         if let Some(place) = self.managers.iter().position(|m| *m == from) {
             self.target = place;
+            self.turn = place;
         }
         self.interval = taken.heartbeat_interval;
         self.leases
