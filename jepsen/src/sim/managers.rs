@@ -51,6 +51,10 @@ struct Manager {
     leading: Option<u64>,
     blank_applied: bool,
     proposals: VecDeque<Envelope>,
+    /// A commit of its term is under way.
+    committing: bool,
+    /// Whom it was last told to lead.
+    told_leader: Option<usize>,
     /// Who waits for the answer to a command.
     askers: BTreeMap<RequestId, Place>,
 }
@@ -85,6 +89,8 @@ impl Managers {
                 leading: None,
                 blank_applied: false,
                 proposals: VecDeque::new(),
+                committing: false,
+                told_leader: None,
                 askers: BTreeMap::new(),
             })
             .collect();
@@ -161,6 +167,24 @@ impl Managers {
         let clock = self.members[leader].clock;
         let sent = clock.read(env.now_us.saturating_sub(round_trip));
         self.control(leader, Input::QuorumAcked { sent }, env);
+        self.tell_followers(leader, env);
+    }
+
+    /// Followers hear of a new leader sooner or later.
+    fn tell_followers(&mut self, leader: usize, env: &mut Env) {
+        for number in (0..self.members.len()).filter(|number| *number != leader) {
+            let member = &self.members[number];
+            let news = member.told_leader != Some(leader) && member.leading.is_none();
+            if news
+                && member.runs()
+                && self.both_ways(leader, number, env)
+                && self.dice.permille(300)
+            {
+                self.members[number].told_leader = Some(leader);
+                let leader = Some(Env::manager_id(leader));
+                self.control(number, Input::SteppedDown { leader }, env);
+            }
+        }
     }
 
     /// A leader that is lost sight of is replaced after a while, soon when its voters restarted, or comes back before.
@@ -192,6 +216,7 @@ impl Managers {
         let member = &mut self.members[winner];
         member.leading = Some(term);
         member.blank_applied = false;
+        member.committing = true;
         self.control(winner, Input::Elected { term }, env);
         let delay = self.dice.between(COMMIT_MIN_US, COMMIT_MAX_US * 4);
         env.after(
@@ -245,6 +270,7 @@ impl Managers {
         env.note(format_args!("m{} steps down", number + 1));
         let member = &mut self.members[number];
         member.leading = None;
+        member.told_leader = None;
         member.proposals.clear();
         for (id, place) in std::mem::take(&mut member.askers) {
             env.send(Place::Manager(number), place, Parcel::NotLeading { id });
@@ -274,7 +300,9 @@ impl Managers {
             }
             self.apply(manager, usize::MAX, env);
         }
-        if !self.members[manager].proposals.is_empty() {
+        let more = !self.members[manager].proposals.is_empty();
+        self.members[manager].committing = more;
+        if more {
             let delay = self.dice.between(COMMIT_MIN_US / 2, COMMIT_MAX_US / 4);
             env.after(delay, Event::Commit { manager, term });
         }
@@ -296,9 +324,9 @@ impl Managers {
         let id = id.unwrap_or(own);
         let member = &mut self.members[leader];
         let Some(term) = member.leading else { return };
-        let idle = member.proposals.is_empty();
         member.proposals.push_back(Envelope { id, command });
-        if idle {
+        if !member.committing {
+            member.committing = true;
             let delay = self.dice.between(COMMIT_MIN_US, COMMIT_MAX_US);
             env.after(
                 delay,
@@ -492,6 +520,7 @@ impl Managers {
         member.controller = Controller::new(ControlSettings::default());
         member.up = true;
         member.run += 1;
+        member.told_leader = None;
         member.proposals.clear();
         if self.leader == Some(number) {
             self.leader = None;

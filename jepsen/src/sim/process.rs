@@ -687,7 +687,12 @@ impl Running {
             };
             if complete {
                 let copy = self.id.copy();
-                let checked = turn.env.invariants.on_sealed(copy, shard, epoch, position);
+                let row = self.rows.get(&shard);
+                let follows = row.is_some_and(|row| row.epoch >= epoch);
+                let checked = turn
+                    .env
+                    .invariants
+                    .on_sealed(copy, shard, epoch, position, follows);
                 turn.env.check(checked);
             }
         }

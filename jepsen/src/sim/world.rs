@@ -27,6 +27,8 @@ const START_US: u64 = 2_500_000;
 const CONVERGE_US: u64 = 60_000_000;
 /// Between two looks whether it is.
 const LOOK_US: u64 = 200_000;
+/// No seed needs so many; beyond it something asks again and again without end.
+const EVENTS_MAX: u64 = 600_000;
 /// Events between two full checks.
 const FULL_CHECK_EVENTS: u64 = 1_000;
 
@@ -140,6 +142,9 @@ impl World {
     /// Faults; then healing and convergence; then each shard has to take a write, and all copies have to get it.
     fn run_phases(&mut self) -> Result<(), String> {
         self.run_until(self.faults_until_us);
+        if self.is_over() {
+            return self.too_many_events();
+        }
         self.heal();
         self.converge(true)?;
         self.run_errands()?;
@@ -152,7 +157,7 @@ impl World {
     }
 
     fn run_until(&mut self, end_us: u64) {
-        while self.env.now_us < end_us && self.env.violation.is_none() {
+        while self.env.now_us < end_us && !self.is_over() {
             let Some(event) = self.env.pop() else { return };
             self.events += 1;
             self.on_event(event);
@@ -162,10 +167,23 @@ impl World {
         }
     }
 
+    fn too_many_events(&self) -> Result<(), String> {
+        let endless = self.events >= EVENTS_MAX && self.env.violation.is_none();
+        if endless {
+            Err(format!("{EVENTS_MAX} events were not enough"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.env.violation.is_some() || self.events >= EVENTS_MAX
+    }
+
     fn converge(&mut self, working: bool) -> Result<(), String> {
         let deadline = self.env.now_us + CONVERGE_US;
         let mut missing = None;
-        while self.env.violation.is_none() {
+        while !self.is_over() {
             // Some more work at first; then the clients rest, or nothing would ever be equal.
             let left = deadline - self.env.now_us;
             let rest = !working || left < CONVERGE_US - 1_000_000;
@@ -183,7 +201,7 @@ impl World {
         }
         match missing {
             Some(what) if self.env.violation.is_none() => Err(what),
-            _ => Ok(()),
+            _ => self.too_many_events(),
         }
     }
 
@@ -203,7 +221,7 @@ impl World {
         let wake = super::event::Wake::Next;
         self.env.after(0, Event::Client { client: 0, wake });
         let deadline = self.env.now_us + CONVERGE_US;
-        while self.env.now_us < deadline && self.env.violation.is_none() {
+        while self.env.now_us < deadline && !self.is_over() {
             self.run_until(self.env.now_us + LOOK_US);
             let client = &self.clients[0];
             if client.errands.is_empty() && client.is_idle() {

@@ -53,6 +53,7 @@ impl Seals {
     }
 }
 
+/// Told before the copy followed anybody in the sealed epoch: until then nothing moves its log.
 pub(super) fn seal_tells_the_end(
     copy: CopyId,
     shard: ShardId,

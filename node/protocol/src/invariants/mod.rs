@@ -161,10 +161,21 @@ impl Invariants {
         self.check_acknowledged(shard)
     }
 
-    /// A copy promised an epoch and told its last pair.
-    pub fn on_sealed(&mut self, copy: CopyId, shard: ShardId, epoch: Epoch, last: Pair) -> Checked {
+    /// A copy promised an epoch and told its last pair. `follows`: it has a row of that epoch or a later one by now.
+    pub fn on_sealed(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        epoch: Epoch,
+        last: Pair,
+        follows: bool,
+    ) -> Checked {
+        if follows {
+            return Ok(());
+        }
         self.seals.add(copy, shard, epoch, last);
-        i14_most_advanced::seal_tells_the_end(copy, shard, epoch, self.position(copy, shard), last)
+        let position = self.position(copy, shard);
+        i14_most_advanced::seal_tells_the_end(copy, shard, epoch, position, last)
     }
 
     /// The managers promoted a copy; `candidates` are those of the row before.
