@@ -64,6 +64,8 @@ pub struct NodeControl {
     leases: LeaseHolder,
     condition: Condition,
     interval: Duration,
+    /// The first heartbeat to the present target since its last answer.
+    silent_since: Option<Instant>,
     next_sequence: u64,
     /// Of the last heartbeat sent; `None` before the first.
     last_sent: Option<(u64, Instant)>,
@@ -95,6 +97,7 @@ impl NodeControl {
             leases: LeaseHolder::new(),
             condition: Condition::Serving,
             interval,
+            silent_since: None,
             next_sequence: 1,
             last_sent: None,
             last_answered: 0,
@@ -147,8 +150,8 @@ impl NodeControl {
         assert!(!managers.is_empty(), "{} knows no manager", self.process);
         let asked = self.managers[self.target];
         let place = managers.iter().position(|m| *m == asked);
-        self.target = place.unwrap_or(0);
-        self.turn = self.target;
+        self.turn = place.unwrap_or(0);
+        self.turn_target(self.turn);
         self.managers = managers;
     }
 
@@ -258,19 +261,25 @@ impl NodeControl {
         Some((self.managers[self.target], request))
     }
 
-    /// A manager that left the last heartbeat unanswered for an interval is not asked next.
+    /// A manager that answered nothing for an interval is not asked next.
     fn turn_from_silent_manager(&mut self, now: Instant) {
-        let Some((sequence, at)) = self.last_sent else {
-            return;
-        };
-        if sequence > self.last_answered && now.since(at) >= self.interval {
+        let since = *self.silent_since.get_or_insert(now);
+        if now.since(since) >= self.interval {
             self.ask_next_in_turn();
+            self.silent_since = Some(now);
         }
     }
 
     fn ask_next_in_turn(&mut self) {
         self.turn = (self.turn + 1) % self.managers.len();
-        self.target = self.turn;
+        self.turn_target(self.turn);
+    }
+
+    fn turn_target(&mut self, target: usize) {
+        if self.target != target {
+            self.silent_since = None;
+        }
+        self.target = target;
     }
 
     fn due_reports(&self, sequence: u64) -> Vec<&Reported> {
@@ -322,11 +331,12 @@ impl NodeControl {
         match named.and_then(|l| self.managers.iter().position(|m| *m == l)) {
             Some(named) => {
                 self.urgent |= !self.refused;
-                self.target = named;
+                self.turn_target(named);
             }
             None => self.ask_next_in_turn(),
         }
         self.refused = true;
+        self.silent_since = None;
         // The question is answered: the next one is not turned once more because of it.
         self.last_answered = self.last_answered.max(sequence);
     }
@@ -350,8 +360,8 @@ impl NodeControl {
         }
         if let Some(place) = self.managers.iter().position(|m| *m == from) {
             self.target = place;
-            self.turn = place;
         }
+        self.silent_since = None;
         self.interval = taken.heartbeat_interval;
         self.leases
             .grant(sequence, sent.at, taken.lease, &taken.grants, now);
