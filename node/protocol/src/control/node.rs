@@ -359,6 +359,7 @@ impl NodeControl {
             self.active.extend(first.remove().active);
         }
         if let Some(place) = self.managers.iter().position(|m| *m == from) {
+            self.turn = place;
             self.target = place;
         }
         self.silent_since = None;
