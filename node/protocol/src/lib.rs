@@ -5,13 +5,16 @@
 pub mod change;
 pub mod codec;
 pub mod control;
+pub mod detector;
 pub mod effect;
 pub mod evaluate;
+pub mod invariants;
 pub mod mutant;
 pub mod object;
 pub mod record;
 pub mod request;
 pub mod shard;
+pub mod startup;
 pub mod store;
 pub mod tables;
 pub mod testing;
