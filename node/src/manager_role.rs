@@ -3,11 +3,12 @@
 use crate::admin::Readiness;
 use crate::config::ManagerConfig;
 use crate::data_folder::{DataFolder, Role};
+use crate::manager::MANAGER_BINDINGS;
 use crate::manager::{
     Duty, DutySettings, Group, GroupConfig, ManagerNode, RaftServer, RaftSettings, StartError,
     dial_plain,
 };
-use crate::process::{Process, RoleError, Stop};
+use crate::process::{Process, RoleError, Stop, advertised};
 use crate::reflection::add_standard_services;
 use crate::rpc::{cluster::ClusterServer, control::HeartbeatServer, naming::NamingServer};
 use serde_json::json;
@@ -22,8 +23,9 @@ use understudy_proto::v1::cluster_server::ClusterServer as ClusterService;
 use understudy_proto::v1::heartbeat_server::HeartbeatServer as HeartbeatService;
 use understudy_proto::v1::naming_server::NamingServer as NamingService;
 use understudy_proto::v1::raft_server::RaftServer as RaftService;
+use understudy_proto::{ClientId, RequestId, Sequence};
 use understudy_protocol::control::ControlSettings;
-use understudy_protocol::tables::SettingsChange;
+use understudy_protocol::tables::{Command, Envelope, SettingsChange};
 use understudy_protocol::time::Duration as Length;
 
 /// Runs a manager until it is told to stop, and has stopped.
@@ -34,9 +36,9 @@ pub async fn run(config: ManagerConfig, process: Process) -> Result<(), RoleErro
     let Process {
         public,
         internal,
+        bound,
         stop,
         admin,
-        ..
     } = process;
     let (servers, ended) = crate::process::stopper();
     let internal = tokio::spawn(serve_internal(
@@ -74,6 +76,7 @@ pub async fn run(config: ManagerConfig, process: Process) -> Result<(), RoleErro
         tokio::select! {
             kept = keep_identity(&group, &mut folder) => {
                 kept?;
+                announce(&group, advertised(&config.advertise.public, bound.public)).await;
                 stop.wait().await;
             }
             () = stop.wait() => {}
@@ -163,6 +166,37 @@ async fn keep_identity(group: &Group, folder: &mut DataFolder) -> Result<(), Rol
         if revisions.changed().await.is_err() {
             return Ok(());
         }
+    }
+}
+
+/// Binds this manager's public address to a name, so that nodes can tell their clients; tries until it is done.
+async fn announce(group: &Group, address: String) {
+    let client = ClientId::from_parts(crate::clock::unix_ms(), rand::random());
+    let command = Command::Bind {
+        name: format!("{MANAGER_BINDINGS}{}", group.id()),
+        endpoints: vec![address],
+        lease_ms: None,
+        revision: None,
+    };
+    let id = RequestId {
+        client,
+        sequence: Sequence(1),
+    };
+    let envelope = Envelope { id, command };
+    loop {
+        match group
+            .propose(envelope.clone(), Duration::from_secs(2))
+            .await
+        {
+            Ok(Ok(_)) => return,
+            Ok(Err(refusal)) => {
+                return tracing::warn!(%refusal, "the address of this manager is not bound");
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, "the address of this manager is not bound yet")
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
