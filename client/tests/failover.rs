@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use understudy_client::proto::failure::{Failure, Reason};
+use understudy_client::retry::Backoff;
 use understudy_client::{Class, Client, Error, Settings, Transport, Trouble};
 
 /// An attempt waits long enough for a loaded machine; no background watch, so that every question is a request's.
@@ -183,6 +184,34 @@ async fn exhausted_copies_lead_to_the_managers_and_their_list_is_used() {
         1,
         "the fresh list is kept"
     );
+}
+
+#[tokio::test]
+async fn a_change_of_the_route_ends_the_wait_of_a_request() {
+    let (old, new) = (Fake::start().await, Fake::start().await);
+    old.route(route(1, &[1], &[&old], &[]));
+    let (told, after) = (old.clone(), route(2, &[2], &[&old, &new], &[]));
+    old.on_execute(move |_| {
+        told.push_route(after.clone());
+        Reply::Fail(Failure::no(Reason::NoLease, "none at the moment"))
+    });
+    new.on_execute(|_| Reply::Answer(applied(1)));
+    let minute = Duration::from_secs(60);
+    let settings = Settings {
+        watch_routes: true,
+        deadline: Duration::from_secs(600),
+        backoff: Backoff {
+            first: minute,
+            max: minute,
+        },
+        ..quick()
+    };
+    let shop = connect(&old, settings).await.namespace("shop");
+    let written = tokio::time::timeout(Duration::from_secs(20), shop.put("a", "1").send()).await;
+    written
+        .expect("long before the wait is over")
+        .expect("written");
+    assert_eq!(sequences(&new), [1]);
 }
 
 #[tokio::test]
