@@ -50,6 +50,16 @@ mutants! {
     UndoInWrongOrder = "undo-in-wrong-order";
     /// A new primary serves before its epoch-start record is durable.
     ServeBeforeEpochStart = "serve-before-epoch-start";
+    /// A new leader grants leases before it applied the first entry of its own term.
+    GrantBeforeOwnTerm = "grant-before-own-term";
+    /// A leader grants leases though no quorum acknowledged a recent append.
+    GrantWithoutQuorum = "grant-without-quorum";
+    /// A compare-and-set of the tables does not compare.
+    SkipCompareAndSet = "skip-compare-and-set";
+    /// An open cut closes though its stores did not come back.
+    CloseCutsEarly = "close-cuts-early";
+    /// A holder counts its lease from the answer, not from when it sent the heartbeat.
+    CountLeaseFromAnswer = "count-lease-from-answer";
 }
 
 #[cfg(feature = "mutants")]

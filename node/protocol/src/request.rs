@@ -400,3 +400,17 @@ pub fn plain_object(value: Bytes, last: LastWrite) -> Object {
         components: vec![plain(value, last.pair)],
     }
 }
+
+impl OpResult {
+    /// What the result counts for in the limit of a record.
+    pub fn size(&self) -> usize {
+        match self {
+            OpResult::Object(Some(object)) => object
+                .components
+                .iter()
+                .map(|c| c.name.len() + c.value.size() + 24)
+                .sum(),
+            _ => 12,
+        }
+    }
+}

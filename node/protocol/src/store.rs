@@ -143,6 +143,20 @@ fn decode_contents(reader: &mut Reader) -> Result<Contents, Malformed> {
 }
 
 impl CopyProgress {
+    /// As it is sent.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.freeze()
+    }
+
+    pub fn from_bytes(bytes: Bytes) -> Result<CopyProgress, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let progress = CopyProgress::decode(&mut reader)?;
+        reader.finish()?;
+        Ok(progress)
+    }
+
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             CopyProgress::Objects { after: None } => out.put_u8(1),
@@ -203,10 +217,17 @@ pub enum StoreChange {
         entry: Option<DedupEntry>,
     },
     PutMeta(Meta),
-    /// Takes the record of this version out of the generation's log and puts it into the shard's orphan log.
+    /// Takes the last record out of the generation's log and puts it into the shard's orphan log, with the epoch starts
+    /// of the branch that it was on.
     MoveToOrphans {
         generation: Generation,
         record: EncodedRecord,
+        epoch_starts: Vec<Pair>,
+    },
+    /// Takes the last record out of the generation's log for good: an undone epoch start.
+    RemoveRecord {
+        generation: Generation,
+        version: Version,
     },
     /// Takes the record out of the orphan log.
     DropOrphan {
@@ -234,6 +255,43 @@ pub struct Saved {
     pub staged_last: Option<EncodedRecord>,
     /// Records in the orphan log.
     pub orphans: u64,
+}
+
+/// A record that a failover cut off, as the orphan log keeps it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Orphan {
+    pub record: EncodedRecord,
+    /// The epoch starts of the branch that it was on.
+    pub epoch_starts: Vec<Pair>,
+}
+
+impl Orphan {
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.record.bytes.len() + 32);
+        out.put_u8(FORMAT);
+        out.put_varint(self.epoch_starts.len() as u64);
+        for start in &self.epoch_starts {
+            out.put_pair(*start);
+        }
+        out.put_slice(&self.record.bytes);
+        out.freeze()
+    }
+
+    pub fn decode(bytes: &Bytes) -> Result<Orphan, Malformed> {
+        let mut reader = Reader::new(bytes.clone());
+        if reader.u8()? != FORMAT {
+            return Err(Malformed("orphan of an unknown format"));
+        }
+        let epoch_starts = (0..reader.count()?)
+            .map(|_| reader.pair())
+            .collect::<Result<_, _>>()?;
+        let record = reader.take(reader.remaining())?;
+        let (_, record) = crate::record::Record::decode(&record)?;
+        Ok(Orphan {
+            record,
+            epoch_starts,
+        })
+    }
 }
 
 /// A read failed. The copy cannot go on as it is; what is damaged is rebuilt, never guessed.

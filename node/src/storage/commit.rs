@@ -8,7 +8,7 @@ use understudy_proto::ShardId;
 use understudy_proto::failure::Reason;
 use understudy_protocol::object::{Component, Object};
 use understudy_protocol::request::{DedupEntry, OpResult, Outcome};
-use understudy_protocol::store::{Batch, Generation, StoreChange};
+use understudy_protocol::store::{Batch, Generation, Orphan, StoreChange};
 
 /// About how many bytes a batch puts into a round; what it removes costs next to nothing.
 pub(super) fn weight(batch: &Batch) -> usize {
@@ -100,12 +100,27 @@ impl Database {
             StoreChange::PutMeta(meta) => {
                 out.put_cf(self.family(Family::Meta), keys::meta(shard), meta.encode());
             }
-            StoreChange::MoveToOrphans { generation, record } => {
+            StoreChange::MoveToOrphans {
+                generation,
+                record,
+                epoch_starts,
+            } => {
                 let version = record.pair.version;
                 let from = keys::record(shard, *generation, version);
                 out.delete_cf(self.family(Family::Log), from);
                 let to = keys::orphan(shard, record.pair);
-                out.put_cf(self.family(Family::Orphans), to, &record.bytes);
+                let orphan = Orphan {
+                    record: record.clone(),
+                    epoch_starts: epoch_starts.clone(),
+                };
+                out.put_cf(self.family(Family::Orphans), to, orphan.encode());
+            }
+            StoreChange::RemoveRecord {
+                generation,
+                version,
+            } => {
+                let key = keys::record(shard, *generation, *version);
+                out.delete_cf(self.family(Family::Log), key);
             }
             StoreChange::DropOrphan { pair } => {
                 out.delete_cf(self.family(Family::Orphans), keys::orphan(shard, *pair));

@@ -12,7 +12,9 @@ use understudy_protocol::codec::Malformed;
 use understudy_protocol::object::Object;
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
-use understudy_protocol::store::{Generation, Meta, Page, PageBudget, Saved, StoreError, Stored};
+use understudy_protocol::store::{
+    Generation, Meta, Orphan, Page, PageBudget, Saved, StoreError, Stored,
+};
 
 /// Which objects of a generation, in key order: those that begin with the prefix, from `start` on, before `end`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -112,7 +114,7 @@ impl Database {
         shard: ShardId,
         after: Option<Pair>,
         bytes_max: usize,
-    ) -> Result<Page<EncodedRecord>, StoreError> {
+    ) -> Result<Page<Orphan>, StoreError> {
         let mut range = keys::of_shard(shard);
         if let Some(pair) = after {
             range.from = keys::after(&keys::orphan(shard, pair));
@@ -124,9 +126,15 @@ impl Database {
             usize::MAX,
             |key, value| {
                 let pair = keys::parse_orphan(key).map_err(|e| unknown(Family::Orphans, key, e))?;
-                let record = EncodedRecord::check(shard, Bytes::copy_from_slice(value))
-                    .and_then(|record| under_its_key(record.pair == pair, record))
+                let record = Orphan::decode(&Bytes::copy_from_slice(value))
                     .map_err(|e| corrupt(Family::Orphans, key, e))?;
+                if record.record.pair != pair {
+                    return Err(corrupt(
+                        Family::Orphans,
+                        key,
+                        Malformed("another record's key"),
+                    ));
+                }
                 Ok((value.len(), record))
             },
         )

@@ -1,6 +1,6 @@
 //! What any store owes a replica: each test runs on RocksDB and on the in-memory twin.
 
-use crate::world::{Disk, SHARD, Store, batch, contents, puts};
+use crate::world::{Disk, SHARD, Store, batch, contents, orphan, puts, undo};
 use bytes::Bytes;
 use understudy_proto::{Epoch, Pair, ShardId, Version};
 use understudy_protocol::request::Op;
@@ -175,12 +175,10 @@ fn an_undone_record_is_an_orphan<S: Store>() {
     let history = write_all(&mut store, 3);
     let undone = history.records[2..].to_vec();
     for (at, record) in undone.iter().rev().enumerate() {
-        let step = StoreChange::MoveToOrphans {
-            generation: 0,
-            record: record.clone(),
-        };
+        let step = undo(record);
         store.write(batch(SHARD, 5 + at as u64, vec![step]));
     }
+    let kept: Vec<_> = undone.iter().map(orphan).collect();
     for _ in 0..2 {
         let saved = store.open_shard(SHARD).unwrap();
         assert_eq!(
@@ -188,14 +186,14 @@ fn an_undone_record_is_an_orphan<S: Store>() {
             (2, Some(history.records[1].clone()))
         );
         let page = store.orphans(SHARD, None, 1);
-        assert_eq!((page.items.as_slice(), page.done), (&undone[..1], false));
+        assert_eq!((page.items.as_slice(), page.done), (&kept[..1], false));
         let page = store.orphans(SHARD, Some(undone[0].pair), 1);
-        assert_eq!((page.items.as_slice(), page.done), (&undone[1..], true));
+        assert_eq!((page.items.as_slice(), page.done), (&kept[1..], true));
         store.reopen();
     }
     let pair = undone[0].pair;
     store.write(batch(SHARD, 1, vec![StoreChange::DropOrphan { pair }]));
-    assert_eq!(store.orphans(SHARD, None, usize::MAX).items, undone[1..]);
+    assert_eq!(store.orphans(SHARD, None, usize::MAX).items, kept[1..]);
 }
 
 fn a_staged_copy_stands_beside_the_live_one<S: Store>() {
@@ -237,16 +235,13 @@ fn a_staged_copy_stands_beside_the_live_one<S: Store>() {
 fn a_dropped_copy_leaves_promise_and_orphans<S: Store>() {
     let mut store = S::new();
     let history = write_all(&mut store, 2);
-    let orphan = history.records[2].clone();
+    let cut_off = history.records[2].clone();
     let promise = Meta {
         promise: Epoch(7),
         ..Meta::empty()
     };
     let changes = vec![
-        StoreChange::MoveToOrphans {
-            generation: 0,
-            record: orphan.clone(),
-        },
+        undo(&cut_off),
         StoreChange::DropCopy,
         StoreChange::PutMeta(promise.clone()),
     ];
@@ -255,7 +250,10 @@ fn a_dropped_copy_leaves_promise_and_orphans<S: Store>() {
     let saved = store.open_shard(SHARD).unwrap();
     assert_eq!((saved.meta, saved.last, saved.orphans), (promise, None, 1));
     assert_eq!(contents(store.stored(), SHARD, 0), (vec![], vec![], 0));
-    assert_eq!(store.orphans(SHARD, None, usize::MAX).items, [orphan]);
+    assert_eq!(
+        store.orphans(SHARD, None, usize::MAX).items,
+        [orphan(&cut_off)]
+    );
     assert_eq!(store.shards(), [SHARD]);
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use understudy_node::storage::keys::{self, Family, StoreKey};
 use understudy_node::storage::{Database, OpenError};
 use understudy_proto::{ClientId, Pair, RequestId, Sequence, Version};
-use understudy_protocol::store::{StoreChange, StoreError, Stored};
+use understudy_protocol::store::{StoreError, Stored};
 use understudy_protocol::testing::{MemoryStore, Part};
 
 /// Opens the store behind our back.
@@ -29,8 +29,7 @@ fn fill<S: Store>(store: &mut S) {
         store.write(batch);
     }
     let record = history.records[10].clone();
-    let generation = 0;
-    let undo = StoreChange::MoveToOrphans { generation, record };
+    let undo = crate::world::undo(&record);
     store.write(crate::world::batch(SHARD, 12, vec![undo]));
 }
 

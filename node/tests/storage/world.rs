@@ -10,8 +10,7 @@ use understudy_node::storage::{
     Clock, Database, Hook, Options, Report, Sink, State, Submitter, Writer,
 };
 use understudy_proto::{Pair, ShardId};
-use understudy_protocol::record::EncodedRecord;
-use understudy_protocol::store::{Batch, Page, Saved, StoreChange, StoreError, Stored};
+use understudy_protocol::store::{Batch, Orphan, Page, Saved, StoreChange, StoreError, Stored};
 use understudy_protocol::testing::{History, MemoryStore};
 use understudy_protocol::time::Instant;
 
@@ -27,8 +26,7 @@ pub trait Store {
     fn reopen(&mut self);
     fn open_shard(&mut self, shard: ShardId) -> Result<Saved, StoreError>;
     fn shards(&self) -> Vec<ShardId>;
-    fn orphans(&self, shard: ShardId, after: Option<Pair>, bytes_max: usize)
-    -> Page<EncodedRecord>;
+    fn orphans(&self, shard: ShardId, after: Option<Pair>, bytes_max: usize) -> Page<Orphan>;
 }
 
 impl Store for MemoryStore {
@@ -58,7 +56,7 @@ impl Store for MemoryStore {
         MemoryStore::shards(self).unwrap()
     }
 
-    fn orphans(&self, shard: ShardId, after: Option<Pair>, max: usize) -> Page<EncodedRecord> {
+    fn orphans(&self, shard: ShardId, after: Option<Pair>, max: usize) -> Page<Orphan> {
         MemoryStore::orphans(self, shard, after, max).unwrap()
     }
 }
@@ -204,7 +202,7 @@ impl Store for Disk {
         self.database.shards().unwrap()
     }
 
-    fn orphans(&self, shard: ShardId, after: Option<Pair>, max: usize) -> Page<EncodedRecord> {
+    fn orphans(&self, shard: ShardId, after: Option<Pair>, max: usize) -> Page<Orphan> {
         self.database.orphans(shard, after, max).unwrap()
     }
 }
@@ -254,4 +252,21 @@ pub fn contents(
         records.into_iter().map(|record| record.pair).collect(),
         dedup.items.len(),
     )
+}
+
+/// The record as the orphan log keeps it in these tests: of a branch with one epoch.
+pub fn orphan(record: &understudy_protocol::record::EncodedRecord) -> Orphan {
+    Orphan {
+        record: record.clone(),
+        epoch_starts: vec![Pair::new(1, 1)],
+    }
+}
+
+/// Takes the record back into the orphan log.
+pub fn undo(record: &understudy_protocol::record::EncodedRecord) -> StoreChange {
+    StoreChange::MoveToOrphans {
+        generation: 0,
+        record: record.clone(),
+        epoch_starts: orphan(record).epoch_starts,
+    }
 }

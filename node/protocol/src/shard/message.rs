@@ -86,11 +86,12 @@ pub struct CopyChunk {
     pub continues: CopyProgress,
     /// The progress once the chunk is taken.
     pub then: CopyProgress,
-    /// Where the source stood when it read the chunk.
-    pub at: Pair,
-    /// The running checksum and the epoch starts there.
+    /// What was durable at the source before it read the chunk, with the running checksum and the epoch starts there.
+    pub from: Pair,
     pub checksum: u64,
     pub epoch_starts: Vec<Pair>,
+    /// What the chunk holds is not later than this.
+    pub at: Pair,
     pub objects: Vec<(Bytes, Object)>,
     pub dedup: Vec<(RequestId, DedupEntry)>,
 }
@@ -101,6 +102,8 @@ pub struct Pulse {
     pub epoch: Epoch,
     /// Durable at the primary.
     pub position: Pair,
+    /// The primary's log begins after this; copies trim theirs up to it.
+    pub base: Pair,
 }
 
 /// The receiver of a message promised a newer epoch.

@@ -1,19 +1,29 @@
 //! One copy of one shard: its state, `step`, and the changes of role.
+//!
+//! The role follows the newest row of the naming table; the promise decides what is taken at all. Everything that must be
+//! durable goes out as a batch, and what must follow it waits for `Persisted`.
 
-use crate::effect::{Context, Effect, Input, Report};
+use super::primary::Primary;
+use super::secondary::Secondary;
+use super::side::Side;
+use crate::effect::{
+    Ask, Assignment, Caller, Context, Effect, HandOver, Input, Report, SealedCopy,
+};
+use crate::mutant::Mutant;
 use crate::object::Object;
-use crate::store::Saved;
+use crate::store::{Batch, Generation, Meta, Saved, StoreChange, StoreError};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
-use understudy_proto::failure::Failure;
-use understudy_proto::{Pair, ProcessId, ShardId};
+use std::collections::VecDeque;
+use understudy_proto::failure::{Applied, Failure, Reason};
+use understudy_proto::{CopyId, Epoch, Pair, ProcessId, Revision, ShardId};
 
 /// What a replica is told once.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Between two pulses of a primary, and between two tries of anything that is asked again.
     pub interval: Duration,
-    /// How much of the log is kept beyond what the copies need.
+    /// How much of the log is kept beyond what the copies need, in bytes and in time.
     pub log_bytes: u64,
     pub log_age: Duration,
 }
@@ -35,46 +45,550 @@ pub struct ReadAnswer {
     pub token: Pair,
 }
 
+/// Where the log of the live generation is, for those who read it from the store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogView {
+    pub generation: Generation,
+    /// The log holds the records after this one.
+    pub base: Pair,
+    /// Up to here it is durable.
+    pub durable: Pair,
+    pub epoch_starts: Vec<Pair>,
+}
+
 /// One copy of one shard.
 #[derive(Debug)]
-pub struct Replica {}
+pub struct Replica {
+    pub(super) shard: ShardId,
+    pub(super) me: ProcessId,
+    pub(super) settings: Settings,
+    /// As of the last batch that was emitted.
+    pub(super) meta: Meta,
+    pub(super) live: Side,
+    pub(super) staged: Option<Side>,
+    /// The end of the live log as far as it is durable, and the running checksum there.
+    pub(super) durable: Pair,
+    pub(super) durable_checksum: u64,
+    /// Records in the orphan log.
+    pub(super) orphans: u64,
+    /// The number of the last batch that was emitted, and of the last that is durable.
+    pub(super) emitted: u64,
+    pub(super) persisted: u64,
+    /// What becomes durable with a batch: the end of the live log after it.
+    ends: VecDeque<(u64, Pair, u64)>,
+    assignment: Option<Assignment>,
+    pub(super) role: Role,
+    /// Seals whose promise is on its way to the disk.
+    seals: Vec<(u64, Caller, SealedCopy)>,
+    next_ask: Instant,
+    /// As in [`Report`].
+    pub(super) followed: Epoch,
+    broken: Option<StoreError>,
+}
+
+/// What the copy does at the moment.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Nothing: it was sealed, or no row names it.
+    Idle,
+    Primary(Box<Primary>),
+    Secondary(Secondary),
+}
 
 impl Replica {
     /// A replica as its disk has it; it follows nobody until it gets an assignment.
     pub fn open(
-        _shard: ShardId,
-        _me: ProcessId,
-        _saved: Saved,
-        _settings: Settings,
-        _now: Instant,
+        shard: ShardId,
+        me: ProcessId,
+        saved: Saved,
+        settings: Settings,
+        now: Instant,
     ) -> Replica {
-        Replica {}
+        let live = Side::open(&saved.meta.live, saved.last.as_ref());
+        let staged = saved
+            .meta
+            .staging
+            .as_ref()
+            .map(|staging| Side::open(&staging.contents, saved.staged_last.as_ref()));
+        Replica {
+            shard,
+            me,
+            settings,
+            durable: live.position,
+            durable_checksum: live.checksum,
+            meta: saved.meta,
+            live,
+            staged,
+            orphans: saved.orphans,
+            emitted: 0,
+            persisted: 0,
+            ends: VecDeque::new(),
+            assignment: None,
+            role: Role::Idle,
+            seals: Vec::new(),
+            next_ask: now,
+            followed: Epoch::ZERO,
+            broken: None,
+        }
     }
 
-    pub fn step(&mut self, _context: &Context<'_>, _input: Input, _out: &mut Vec<Effect>) {}
+    /// Takes one stimulus and tells what is to be done.
+    pub fn step(&mut self, context: &Context<'_>, input: Input, out: &mut Vec<Effect>) {
+        let done = match input {
+            Input::Assignment(assignment) => self.on_assignment(context, assignment, out),
+            Input::Write {
+                caller,
+                request,
+                copies,
+                deadline,
+            } => self.on_write(
+                context,
+                super::primary::Write {
+                    caller,
+                    request,
+                    copies,
+                    deadline,
+                },
+                out,
+            ),
+            Input::Message { from, message } => self.on_message(context, from, message, out),
+            Input::Persisted { number } => self.on_persisted(context, number, out),
+            Input::Seal {
+                caller,
+                epoch,
+                hand_over,
+            } => self.on_seal(context, caller, epoch, hand_over, out),
+            Input::Delete { revision } => {
+                self.on_delete(revision, out);
+                Ok(())
+            }
+            Input::Tick => self.on_tick(context, out),
+        };
+        if let Err(error) = done {
+            self.on_broken(error, out);
+        }
+    }
 
     /// Reads what is durable here. The caller checks the lease again before it answers a `Primary` read.
     pub fn read(
         &self,
-        _context: &Context<'_>,
-        _keys: &[Bytes],
-        _level: ReadLevel,
+        context: &Context<'_>,
+        keys: &[Bytes],
+        level: ReadLevel,
     ) -> Result<ReadAnswer, Failure> {
-        Err(Failure::no(
-            understudy_proto::failure::Reason::Unimplemented,
-            "not yet",
-        ))
+        match level {
+            ReadLevel::Primary => self.check_primary(context)?,
+            ReadLevel::Any => self.check_readable()?,
+        }
+        let mut objects = Vec::with_capacity(keys.len());
+        for key in keys {
+            objects.push(
+                self.live
+                    .durable(self.shard, context.stored, key)
+                    .map_err(|e| storage_failure(&e, Applied::No))?,
+            );
+        }
+        Ok(ReadAnswer {
+            objects,
+            token: self.durable,
+        })
+    }
+
+    /// Whether this process may answer as primary right now.
+    pub fn check_primary(&self, context: &Context<'_>) -> Result<(), Failure> {
+        self.check_whole()?;
+        match &self.role {
+            Role::Primary(primary) if primary.serving => {
+                if self.leased(context, primary.epoch) {
+                    Ok(())
+                } else {
+                    Err(Failure::no(
+                        Reason::NoLease,
+                        "the primary has no lease at the moment; ask again",
+                    ))
+                }
+            }
+            Role::Primary(_) => Err(Failure::no(
+                Reason::Starting,
+                "the primary is taking over; ask again",
+            )),
+            _ => Err(self.not_primary()),
+        }
+    }
+
+    /// Whether this copy has contents to read at all.
+    pub fn check_readable(&self) -> Result<(), Failure> {
+        self.check_whole()?;
+        if self.is_complete()
+            && self
+                .assignment
+                .as_ref()
+                .is_some_and(|row| self.role_in(row) != Named::Joining)
+        {
+            Ok(())
+        } else {
+            Err(Failure::no(
+                Reason::Starting,
+                "this copy is not complete yet; ask another",
+            ))
+        }
+    }
+
+    fn check_whole(&self) -> Result<(), Failure> {
+        match &self.broken {
+            None => Ok(()),
+            Some(error) => Err(storage_failure(error, Applied::No)),
+        }
+    }
+
+    /// Where the live log is.
+    pub fn log_view(&self) -> LogView {
+        LogView {
+            generation: self.live.generation,
+            base: self.meta.live.base,
+            durable: self.durable,
+            epoch_starts: self.meta.live.epoch_starts.clone(),
+        }
     }
 
     pub fn report(&self) -> Report {
         Report {
-            promise: Default::default(),
-            position: Pair::ZERO,
-            durable: Pair::ZERO,
-            checksum: 0,
-            orphans: 0,
-            complete: false,
-            serving: None,
+            promise: self.meta.promise,
+            position: self.live.position,
+            durable: self.durable,
+            checksum: self.live.checksum,
+            orphans: self.orphans,
+            complete: self.is_complete(),
+            followed: self.followed,
+            serving: match &self.role {
+                Role::Primary(primary) if primary.serving => Some(primary.epoch),
+                _ => None,
+            },
         }
     }
+
+    /// The epoch in which this process is named as primary and acts as such: what it wants a lease for.
+    pub fn claim(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Primary(primary) => Some(primary.epoch),
+            _ => None,
+        }
+    }
+
+    /// The durable dedup entry of a request in this copy.
+    pub fn durable_dedup(
+        &self,
+        context: &Context<'_>,
+        id: understudy_proto::RequestId,
+    ) -> Result<Option<crate::request::DedupEntry>, StoreError> {
+        let found = self.live.dedup(self.shard, context.stored, id)?;
+        Ok(found
+            .filter(|(batch, _)| *batch <= self.persisted)
+            .map(|(_, entry)| entry))
+    }
+
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.assignment.as_ref()
+    }
+
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn is_complete(&self) -> bool {
+        self.meta.staging.is_none() && self.broken.is_none()
+    }
+
+    // ---- stimuli
+
+    fn on_assignment(
+        &mut self,
+        context: &Context<'_>,
+        row: Assignment,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if self
+            .assignment
+            .as_ref()
+            .is_some_and(|known| known.revision >= row.revision)
+        {
+            return Ok(());
+        }
+        let named = self.role_in(&row);
+        let below_promise = row.epoch < self.meta.promise && !Mutant::SkipEpochCheck.on();
+        let epoch = row.epoch;
+        let primary = row.primary;
+        self.assignment = Some(row);
+        if self.broken.is_some() {
+            return Ok(());
+        }
+        if below_promise {
+            // Sealed for a later epoch: what this row says is over, or soon will be.
+            if matches!(named, Named::Primary | Named::FormerProcess) {
+                self.next_ask = context.now;
+            }
+            self.become_idle(out);
+            return Ok(());
+        }
+        if epoch > self.meta.promise {
+            self.meta.promise = epoch;
+            self.persist(vec![StoreChange::PutMeta(self.meta.clone())], out);
+        }
+        match (named, primary) {
+            (Named::Primary, _) => self.become_primary(context, epoch, out),
+            (Named::FormerProcess, _) if Mutant::NumberOnAfterRestart.on() => {
+                self.go_on_numbering(context, epoch, out);
+                Ok(())
+            }
+            (Named::FormerProcess, _) => {
+                self.become_idle(out);
+                self.next_ask = context.now;
+                Ok(())
+            }
+            (Named::Secondary | Named::Joining, Some(primary)) => {
+                self.follow(context, primary.node, epoch, out)
+            }
+            _ => {
+                self.become_idle(out);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_seal(
+        &mut self,
+        context: &Context<'_>,
+        caller: Caller,
+        epoch: Epoch,
+        hand_over: Option<HandOver>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if epoch < self.meta.promise {
+            out.push(Effect::Sealed {
+                caller,
+                answer: SealedCopy::Higher {
+                    epoch: self.meta.promise,
+                },
+            });
+            return Ok(());
+        }
+        if let Some(hand_over) = hand_over
+            && epoch > self.meta.promise
+            && self.begin_hand_over(caller, epoch, hand_over, out)
+        {
+            return self.advance_hand_over(context, out);
+        }
+        self.promise(caller, epoch, out);
+        Ok(())
+    }
+
+    /// Promises the epoch, stops acting in every older one, and answers once the promise is durable.
+    pub(super) fn promise(&mut self, caller: Caller, epoch: Epoch, out: &mut Vec<Effect>) {
+        assert!(
+            epoch >= self.meta.promise,
+            "{}: a promise never falls",
+            self.shard
+        );
+        if epoch > self.meta.promise {
+            self.become_idle(out);
+            self.meta.promise = epoch;
+            self.persist(vec![StoreChange::PutMeta(self.meta.clone())], out);
+        }
+        let answer = SealedCopy::Promised {
+            epoch,
+            position: self.live.position,
+            complete: self.is_complete(),
+        };
+        if self.persisted == self.emitted {
+            out.push(Effect::Sealed { caller, answer });
+        } else {
+            self.seals.push((self.emitted, caller, answer));
+        }
+    }
+
+    fn on_persisted(
+        &mut self,
+        context: &Context<'_>,
+        number: u64,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        assert!(
+            number <= self.emitted,
+            "{}: batch {number} was never emitted",
+            self.shard
+        );
+        if number <= self.persisted {
+            return Ok(());
+        }
+        self.persisted = number;
+        self.live.overlay.persisted(number);
+        if let Some(staged) = &mut self.staged {
+            staged.overlay.persisted(number);
+        }
+        while self
+            .ends
+            .front()
+            .is_some_and(|(batch, _, _)| *batch <= number)
+        {
+            let (_, end, checksum) = self.ends.pop_front().expect("it has a front");
+            self.durable = end;
+            self.durable_checksum = checksum;
+        }
+        self.answer_seals(out);
+        match self.role {
+            Role::Primary(_) => self.on_primary_persisted(context, out),
+            Role::Secondary(_) => self.on_secondary_persisted(context, out),
+            Role::Idle => Ok(()),
+        }
+    }
+
+    fn answer_seals(&mut self, out: &mut Vec<Effect>) {
+        let persisted = self.persisted;
+        self.seals.retain(|(batch, caller, answer)| {
+            let durable = *batch <= persisted;
+            if durable {
+                out.push(Effect::Sealed {
+                    caller: *caller,
+                    answer: *answer,
+                });
+            }
+            !durable
+        });
+    }
+
+    fn on_tick(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) -> Result<(), StoreError> {
+        if self.broken.is_some() {
+            return Ok(());
+        }
+        match self.role {
+            Role::Primary(_) => self.on_primary_tick(context, out),
+            Role::Secondary(_) => self.on_secondary_tick(context, out),
+            Role::Idle => {
+                self.ask_for_new_epoch(context, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// The row names this node as primary, but another start of its process, or an epoch below its promise.
+    fn ask_for_new_epoch(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let Some(row) = &self.assignment else { return };
+        if matches!(self.role_in(row), Named::Primary | Named::FormerProcess)
+            && context.now >= self.next_ask
+        {
+            out.push(Effect::Ask(Ask::NewEpoch { epoch: row.epoch }));
+            self.next_ask = context.now + self.settings.interval;
+        }
+    }
+
+    /// Forgets the copy; its promise and its orphan log stay.
+    fn on_delete(&mut self, revision: Revision, out: &mut Vec<Effect>) {
+        let named_since = self
+            .assignment
+            .as_ref()
+            .is_some_and(|row| row.revision > revision);
+        if named_since || self.orphans > 0 || matches!(self.role, Role::Primary(_)) {
+            return;
+        }
+        self.become_idle(out);
+        self.meta = Meta {
+            promise: self.meta.promise,
+            ..Meta::empty()
+        };
+        self.live = Side::open(&self.meta.live, None);
+        self.staged = None;
+        self.persist(
+            vec![
+                StoreChange::DropCopy,
+                StoreChange::PutMeta(self.meta.clone()),
+            ],
+            out,
+        );
+    }
+
+    fn on_broken(&mut self, error: StoreError, out: &mut Vec<Effect>) {
+        self.become_idle(out);
+        self.broken = Some(error.clone());
+        out.push(Effect::Broken(error));
+    }
+
+    // ---- helpers for the roles
+
+    pub(super) fn become_idle(&mut self, out: &mut Vec<Effect>) {
+        if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Idle) {
+            self.dismiss(*primary, out);
+        }
+    }
+
+    /// Emits a batch, and notes where the live log will end with it.
+    pub(super) fn persist(&mut self, changes: Vec<StoreChange>, out: &mut Vec<Effect>) -> u64 {
+        self.emitted += 1;
+        self.ends
+            .push_back((self.emitted, self.live.position, self.live.checksum));
+        out.push(Effect::Persist(Batch {
+            shard: self.shard,
+            number: self.emitted,
+            changes,
+        }));
+        self.emitted
+    }
+
+    /// The number that the next batch will bear.
+    pub(super) fn next_batch(&self) -> u64 {
+        self.emitted + 1
+    }
+
+    pub(super) fn leased(&self, context: &Context<'_>, epoch: Epoch) -> bool {
+        Mutant::SkipLeaseCheck.on() || context.lease.holds(self.shard, epoch, context.now)
+    }
+
+    pub(super) fn row(&self) -> &Assignment {
+        self.assignment.as_ref().expect("a role comes from a row")
+    }
+
+    pub(super) fn copy(&self) -> CopyId {
+        self.me.copy()
+    }
+
+    pub(super) fn not_primary(&self) -> Failure {
+        let failure = Failure::no(Reason::NotPrimary, "this node is not the shard's primary")
+            .with("shard", self.shard.to_string());
+        match self.assignment.as_ref().map(|row| (row.epoch, row.primary)) {
+            Some((epoch, Some(primary))) if primary != self.me => failure
+                .with("epoch", epoch.to_string())
+                .with("primary", primary.node.to_string()),
+            _ => failure,
+        }
+    }
+
+    pub(super) fn role_in(&self, row: &Assignment) -> Named {
+        let me = self.copy();
+        match row.primary {
+            Some(primary) if primary == self.me => Named::Primary,
+            Some(primary) if primary.copy() == me => Named::FormerProcess,
+            _ if row.secondaries.contains(&me) => Named::Secondary,
+            _ if row.joining.contains(&me) => Named::Joining,
+            _ => Named::Not,
+        }
+    }
+}
+
+/// As what a row names this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Named {
+    Primary,
+    /// As primary, but another start of the process.
+    FormerProcess,
+    Secondary,
+    Joining,
+    Not,
+}
+
+/// A failed read of the store, as a caller is told.
+pub(super) fn storage_failure(error: &StoreError, applied: Applied) -> Failure {
+    let reason = match error {
+        StoreError::Io(_) => Reason::StorageFailed,
+        StoreError::Corrupt(_) => Reason::StorageCorrupt,
+    };
+    Failure::new(reason, applied, error.to_string())
 }

@@ -8,7 +8,7 @@ use crate::codec::Malformed;
 use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
-use crate::store::{Batch, Generation, Meta, Page, PageBudget, Saved, StoreError, Stored};
+use crate::store::{Batch, Generation, Meta, Orphan, Page, PageBudget, Saved, StoreError, Stored};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -235,12 +235,12 @@ impl MemoryStore {
         shard: ShardId,
         after: Option<Pair>,
         bytes_max: usize,
-    ) -> Result<Page<EncodedRecord>, StoreError> {
+    ) -> Result<Page<Orphan>, StoreError> {
         let range = self.orphan_range(self.tables()?, shard, after);
         page(bytes_max, range, |(key, bytes)| {
-            let record = EncodedRecord::check(shard, bytes.clone())
+            let orphan = Orphan::decode(bytes)
                 .map_err(|error| corrupt(shard, &format!("orphan {}", key.1), error))?;
-            Ok((bytes.len(), record))
+            Ok((bytes.len(), orphan))
         })
     }
 

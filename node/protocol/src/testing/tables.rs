@@ -4,7 +4,7 @@
 //! value is met by the same checks.
 
 use crate::record::EncodedRecord;
-use crate::store::{Batch, Generation, StoreChange};
+use crate::store::{Batch, Generation, Orphan, StoreChange};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -56,7 +56,11 @@ impl Tables {
             StoreChange::PutMeta(meta) => {
                 self.meta.insert(shard, meta.encode());
             }
-            StoreChange::MoveToOrphans { generation, record } => {
+            StoreChange::MoveToOrphans {
+                generation,
+                record,
+                epoch_starts,
+            } => {
                 let taken = self.log.remove(&(shard, *generation, record.pair.version));
                 assert_eq!(
                     taken.as_ref(),
@@ -64,8 +68,17 @@ impl Tables {
                     "shard {shard} moves record {} to the orphan log, but its log does not hold it",
                     record.pair
                 );
-                self.orphans
-                    .insert((shard, record.pair), record.bytes.clone());
+                let orphan = Orphan {
+                    record: record.clone(),
+                    epoch_starts: epoch_starts.clone(),
+                };
+                self.orphans.insert((shard, record.pair), orphan.encode());
+            }
+            StoreChange::RemoveRecord {
+                generation,
+                version,
+            } => {
+                self.log.remove(&(shard, *generation, *version));
             }
             StoreChange::DropOrphan { pair } => {
                 self.orphans.remove(&(shard, *pair));

@@ -1,0 +1,280 @@
+//! What nodes, agents and the manager's leader say to each other, apart from commands to the tables.
+//!
+//! Any of these may be lost, repeated, delayed or overtaken; whoever receives one judges by the ids in it.
+
+use crate::time::Duration;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use understudy_proto::ids::{
+    ClientId, CopyId, Epoch, Incarnation, NodeId, Pair, ProcessId, Revision, ShardId,
+};
+
+use crate::tables::LaunchId;
+
+/// Reports in one heartbeat; the others go with the next ones.
+pub const REPORTS_PER_HEARTBEAT_MAX: usize = 4_096;
+/// Client ids in one heartbeat; the others go with the next ones.
+pub const CLIENTS_PER_HEARTBEAT_MAX: usize = 1_024;
+/// Asks in one heartbeat; the others go with the next ones.
+pub const ASKS_PER_HEARTBEAT_MAX: usize = 1_024;
+/// Shards in one seal or hand-over request.
+pub const SHARDS_PER_REQUEST_MAX: usize = 1_024;
+/// Shards in one heartbeat answer whose copies may be deleted.
+pub const DELETABLE_PER_ANSWER_MAX: usize = 1_024;
+
+/// Bytes of a message: MessagePack with named fields.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    rmp_serde::to_vec_named(message).expect("a message holds nothing that MessagePack cannot")
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    rmp_serde::from_slice(bytes).map_err(|e| e.to_string())
+}
+
+/// A shard and an epoch in which a process acts, or wants to act, as its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Claim {
+    pub shard: ShardId,
+    pub epoch: Epoch,
+}
+
+/// Stands for a set of claims: both ends compute it and send the list only when it differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimDigest {
+    pub count: u32,
+    /// The hashes of all claims, combined by exclusive or: adding and taking away cost the same.
+    pub hash: u64,
+}
+
+impl ClaimDigest {
+    pub fn add(&mut self, claim: Claim) {
+        self.count += 1;
+        self.hash ^= hash(claim);
+    }
+
+    pub fn take(&mut self, claim: Claim) {
+        assert!(self.count > 0, "{claim:?} is taken from no claims");
+        self.count -= 1;
+        self.hash ^= hash(claim);
+    }
+}
+
+impl FromIterator<Claim> for ClaimDigest {
+    fn from_iter<I: IntoIterator<Item = Claim>>(claims: I) -> ClaimDigest {
+        let mut digest = ClaimDigest::default();
+        claims.into_iter().for_each(|c| digest.add(c));
+        digest
+    }
+}
+
+fn hash(claim: Claim) -> u64 {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&claim.shard.0.to_be_bytes());
+    bytes[8..].copy_from_slice(&claim.epoch.0.to_be_bytes());
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// What a node says about its copy of a shard. Sent when it changed, and again until a leader acknowledged it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyReport {
+    pub shard: ShardId,
+    /// False: the copy was deleted, or never was.
+    pub present: bool,
+    pub last: Pair,
+    /// The highest epoch it promised or saw.
+    pub promised: Epoch,
+    /// The newest epoch whose primary it follows, with all that was cut off moved to the orphan log; at the primary
+    /// its own epoch.
+    pub followed: Epoch,
+    /// Records in its orphan log for the shard.
+    pub orphans: u64,
+}
+
+/// What a primary asks of the manager. Sent again until the row shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Ask {
+    /// It can or may not go on in this epoch (it restarted, or met a higher promise): `at_least` is what it needs.
+    NewEpoch {
+        shard: ShardId,
+        epoch: Epoch,
+        at_least: Epoch,
+    },
+    /// That joining copy holds everything.
+    Complete {
+        shard: ShardId,
+        epoch: Epoch,
+        copy: CopyId,
+    },
+    /// That copy rebuilds, or lacks records that have to be trimmed.
+    MarkJoining {
+        shard: ShardId,
+        epoch: Epoch,
+        copy: CopyId,
+    },
+}
+
+impl Ask {
+    pub fn shard(&self) -> ShardId {
+        match self {
+            Ask::NewEpoch { shard, .. }
+            | Ask::Complete { shard, .. }
+            | Ask::MarkJoining { shard, .. } => *shard,
+        }
+    }
+}
+
+/// How a node is, as it says itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    #[default]
+    Serving,
+    /// It was told to stop: its primaries move away.
+    Stopping,
+    /// Its store takes no writes (full): its primaries move away and it gets no new ones.
+    StoreUnwell,
+}
+
+/// From a node's process to the manager that it believes to lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatRequest {
+    pub process: ProcessId,
+    /// From 1, rising with each one sent.
+    pub sequence: u64,
+    /// The node's wall clock; only for the median by which a new leader checks its own.
+    pub wall_ms: u64,
+    pub condition: Condition,
+    pub claims: ClaimDigest,
+    /// Only after an answer that wanted it.
+    pub claim_list: Option<Vec<Claim>>,
+    /// The term of the leader that last answered: what it acknowledged is not reported again.
+    pub term: u64,
+    pub reports: Vec<CopyReport>,
+    pub asks: Vec<Ask>,
+    /// Sessions that were active since the last acknowledged report of them.
+    pub active: Vec<ClientId>,
+}
+
+/// For which claims an answer is a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grants {
+    Nothing,
+    /// All claims of the answered heartbeat but these.
+    AllClaimed {
+        except: Vec<Claim>,
+    },
+    Pairs(Vec<Claim>),
+}
+
+/// The leader's answer to one heartbeat. The lease counts from when that heartbeat was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    pub process: ProcessId,
+    /// Of the answered heartbeat.
+    pub sequence: u64,
+    pub outcome: HeartbeatOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeartbeatOutcome {
+    /// From a leader; all reports and sessions of that heartbeat are taken.
+    Taken(Taken),
+    Refused(HeartbeatRefusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    pub term: u64,
+    pub grants: Grants,
+    pub lease: Duration,
+    pub heartbeat_interval: Duration,
+    /// The digest does not fit the tables: the next heartbeat is to carry the list.
+    pub claim_list_wanted: bool,
+    /// This leader knows not all copies: report all of them.
+    pub full_report_wanted: bool,
+    /// Of the leader's tables: a node that knows less has something to fetch.
+    pub tables_revision: Revision,
+    /// Copies that may be deleted, each as long as the node knows no newer row of the shard than this revision.
+    pub deletable: Vec<(ShardId, Revision)>,
+}
+
+/// Why a heartbeat has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeartbeatRefusal {
+    /// Ask another manager; this one when it is known.
+    NotLeading { leader: Option<NodeId> },
+    /// No such node: register.
+    Unknown,
+    /// A later process, or another store, is registered for the node: this process has to end.
+    Superseded,
+    /// Overtaken by a later heartbeat, or repeated.
+    Stale,
+}
+
+/// Asks a node's copies to promise an epoch each. Batched over the shards of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealRequest {
+    pub to: ProcessId,
+    pub term: u64,
+    /// The shard and the epoch to promise.
+    pub seals: Vec<Claim>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealAnswer {
+    pub from: ProcessId,
+    pub seals: Vec<(Claim, SealOutcome)>,
+}
+
+/// What became of one seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SealOutcome {
+    /// The promise is durable, and this is the last record of the copy, durable too.
+    Sealed { last: Pair },
+    /// It answered a beacon a short while ago (not while witness sets are empty).
+    GraceNotOver,
+    /// It promised a higher epoch before.
+    PromisedHigher { epoch: Epoch },
+    /// It has no full copy of the shard.
+    NoCopy,
+}
+
+/// Asks a primary to hand over: hold new requests, wait until the target has everything, promise the new epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverRequest {
+    pub to: ProcessId,
+    pub term: u64,
+    pub hand_overs: Vec<HandOver>,
+    /// Without the target's acknowledgement in that time the primary goes on in its epoch and answers `Failed`.
+    pub limit: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOver {
+    pub shard: ShardId,
+    pub epoch: Epoch,
+    /// To promise.
+    pub new_epoch: Epoch,
+    pub target: CopyId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverAnswer {
+    pub from: ProcessId,
+    pub hand_overs: Vec<(HandOver, HandOverOutcome)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandOverOutcome {
+    /// The target has everything up to `last`, and the promise is durable.
+    Promised { last: Pair },
+    /// The primary goes on as before.
+    Failed,
+}
+
+/// From an agent: it saw exactly that process end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitReport {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub launch: LaunchId,
+}

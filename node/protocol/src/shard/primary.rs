@@ -1,0 +1,626 @@
+//! What a primary does: takes over with an epoch-start record, knows duplicates, forms records, answers when it may.
+//!
+//! An answer needs three things: its record is durable, the lease holds now, and as many copies as were asked for have it
+//! (or the deadline passed). What is durable but has no lease waits; at its deadline it is answered *unknown*.
+
+use super::replica::{Replica, Role, storage_failure};
+use super::streams::Streams;
+use super::trim::Retention;
+use crate::change::ObjectChange;
+use crate::effect::{Answer, Caller, Context, Effect, HandOver, SealedCopy};
+use crate::evaluate::{Evaluated, evaluate};
+use crate::mutant::Mutant;
+use crate::record::{Body, EncodedRecord, Record, RequestBody};
+use crate::request::{DedupEntry, FailedOp, Outcome, Request};
+use crate::store::{StoreChange, StoreError};
+use crate::time::Instant;
+use std::collections::VecDeque;
+use understudy_proto::failure::{Applied, Failure, Reason};
+use understudy_proto::limits::{PENDING_RECORDS_MAX, RECORD_BYTES_MAX, SHARD_MAILBOX_MAX};
+use understudy_proto::{Epoch, Pair};
+
+/// A client's update on its way in.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub caller: Caller,
+    pub request: Request,
+    pub copies: u32,
+    pub deadline: Instant,
+}
+
+/// The state of a primary.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub epoch: Epoch,
+    /// The epoch-start record is durable: it may answer.
+    pub serving: bool,
+    /// The batch with the epoch-start record.
+    start_batch: u64,
+    /// Answers in the order of their batches, until they are durable and the lease holds.
+    waiting: VecDeque<Waiting>,
+    /// Durable ones that still wait for copies.
+    for_copies: Vec<Waiting>,
+    pub streams: Streams,
+    pub retention: Retention,
+    hand_over: Option<HandingOver>,
+    next_sweep: Instant,
+}
+
+/// One answer that is ready but for its conditions.
+#[derive(Debug)]
+struct Waiting {
+    batch: u64,
+    caller: Caller,
+    answer: Answer,
+    copies: u32,
+    deadline: Instant,
+}
+
+/// A clean change of primary under way: new requests are held.
+#[derive(Debug)]
+struct HandingOver {
+    caller: Caller,
+    epoch: Epoch,
+    plan: HandOver,
+    held: Vec<Write>,
+}
+
+impl Replica {
+    /// A new configuration names this process: its first record is the epoch start.
+    pub(super) fn become_primary(
+        &mut self,
+        context: &Context<'_>,
+        epoch: Epoch,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if matches!(&self.role, Role::Primary(primary) if primary.epoch == epoch) {
+            return self.on_members(context, out);
+        }
+        assert!(
+            self.live.position.epoch < epoch,
+            "{}: epoch {epoch} begins at {}, which it already holds",
+            self.shard,
+            self.live.position
+        );
+        self.become_idle(out);
+        self.drop_staging(out);
+        let record = self.form(
+            context,
+            epoch,
+            self.live.position.version.next().0,
+            Body::EpochStart,
+        );
+        let encoded = record.encode();
+        self.live.position = encoded.pair;
+        self.live.checksum = encoded.checksum;
+        self.meta.live.epoch_starts.push(encoded.pair);
+        let changes = vec![
+            StoreChange::AppendRecord {
+                generation: self.live.generation,
+                record: encoded.clone(),
+            },
+            StoreChange::PutMeta(self.meta.clone()),
+        ];
+        let start_batch = self.persist(changes, out);
+        let mut primary = Primary::new(epoch, start_batch, self.live.position, context.now);
+        primary.streams.push(encoded);
+        primary.serving = Mutant::ServeBeforeEpochStart.on();
+        self.role = Role::Primary(Box::new(primary));
+        Ok(())
+    }
+
+    /// The mistake `number-on-after-restart`: no new epoch, no epoch start.
+    pub(super) fn go_on_numbering(
+        &mut self,
+        context: &Context<'_>,
+        epoch: Epoch,
+        out: &mut Vec<Effect>,
+    ) {
+        self.become_idle(out);
+        let mut primary = Primary::new(epoch, self.emitted, self.live.position, context.now);
+        primary.serving = true;
+        self.role = Role::Primary(Box::new(primary));
+    }
+
+    fn form(&self, context: &Context<'_>, epoch: Epoch, version: u64, body: Body) -> Record {
+        Record {
+            shard: self.shard,
+            pair: Pair {
+                epoch,
+                version: version.into(),
+            },
+            previous: self.live.position,
+            previous_epoch_start: self
+                .meta
+                .live
+                .epoch_starts
+                .last()
+                .copied()
+                .unwrap_or(Pair::ZERO),
+            previous_checksum: self.live.checksum,
+            time_ms: context.wall_ms,
+            body,
+        }
+    }
+
+    pub(super) fn on_write(
+        &mut self,
+        context: &Context<'_>,
+        write: Write,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let refused = self
+            .check_primary(context)
+            .err()
+            .or_else(|| self.check_room());
+        if let Some(failure) = refused {
+            out.push(Effect::Reply {
+                caller: write.caller,
+                answer: Err(failure),
+            });
+            return Ok(());
+        }
+        if let Some(hand_over) = self.primary_mut().hand_over.as_mut() {
+            hand_over.held.push(write);
+            return Ok(());
+        }
+        let known = self
+            .live
+            .dedup(self.shard, context.stored, write.request.id);
+        match known {
+            Err(error) => {
+                out.push(Effect::Reply {
+                    caller: write.caller,
+                    answer: Err(storage_failure(&error, Applied::No)),
+                });
+                Err(error)
+            }
+            Ok(Some((batch, entry))) => {
+                self.answer_duplicate(context, write, batch, entry, out);
+                Ok(())
+            }
+            Ok(None) => self.run(context, write, out),
+        }
+    }
+
+    fn check_room(&self) -> Option<Failure> {
+        let Role::Primary(primary) = &self.role else {
+            return None;
+        };
+        let held = primary
+            .hand_over
+            .as_ref()
+            .map_or(0, |hand_over| hand_over.held.len());
+        let full = primary.waiting.len() + primary.for_copies.len() >= PENDING_RECORDS_MAX
+            || held >= SHARD_MAILBOX_MAX;
+        full.then(|| {
+            Failure::no(
+                Reason::Overloaded,
+                "too many writes of this shard wait for the disk; ask again",
+            )
+        })
+    }
+
+    /// The request ran before: the original outcome, as soon as it is durable.
+    fn answer_duplicate(
+        &mut self,
+        context: &Context<'_>,
+        write: Write,
+        batch: u64,
+        entry: DedupEntry,
+        out: &mut Vec<Effect>,
+    ) {
+        if entry.fingerprint != write.request.fingerprint {
+            let failure = Failure::no(
+                Reason::RequestIdReused,
+                "this request id was used before with other content",
+            )
+            .with("first_pair", entry.pair.to_string());
+            out.push(Effect::Reply {
+                caller: write.caller,
+                answer: Err(failure),
+            });
+            return;
+        }
+        let answer = Answer {
+            outcome: entry.outcome,
+            pair: entry.pair,
+            duplicate: true,
+            copies_durable: 0,
+        };
+        self.await_answer(context, write, batch, answer, out);
+    }
+
+    /// Runs a new request: evaluate, form the record, make everything durable in one batch.
+    fn run(
+        &mut self,
+        context: &Context<'_>,
+        write: Write,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let epoch = self.primary_mut().epoch;
+        let version = self.live.position.version.next().0;
+        let pair = Pair {
+            epoch,
+            version: version.into(),
+        };
+        let (shard, live) = (self.shard, &self.live);
+        let evaluated = evaluate(&write.request, pair, |key| {
+            live.newest(shard, context.stored, key)
+        })?;
+        let (record, written) = self.record_of(context, &write.request, pair, evaluated);
+        let encoded = record.encode();
+        let batch = self.next_batch();
+        let mut changes = Vec::with_capacity(2 + written.len());
+        let generation = self.live.generation;
+        changes.push(StoreChange::AppendRecord {
+            generation,
+            record: encoded.clone(),
+        });
+        for (key, object) in written {
+            let before = self.live.newest(shard, context.stored, &key)?;
+            self.live
+                .overlay
+                .put_object(batch, key.clone(), before, object.clone());
+            changes.push(StoreChange::PutObject {
+                generation,
+                key,
+                object,
+            });
+        }
+        let (id, entry) = record.dedup().expect("a request has a dedup entry");
+        let outcome = entry.outcome.clone();
+        if !Mutant::ForgetDedupEntry.on() {
+            self.live.overlay.put_dedup(batch, id, Some(entry.clone()));
+            changes.push(StoreChange::PutDedup {
+                generation,
+                id,
+                entry: Some(entry),
+            });
+        }
+        self.live.position = encoded.pair;
+        self.live.checksum = encoded.checksum;
+        let emitted = self.persist(changes, out);
+        assert_eq!(emitted, batch, "{}: one batch per write", self.shard);
+        let primary = self.primary_mut();
+        primary
+            .retention
+            .note(encoded.pair, encoded.bytes.len(), context.wall_ms);
+        primary.streams.push(encoded);
+        let answer = Answer {
+            outcome,
+            pair,
+            duplicate: false,
+            copies_durable: 0,
+        };
+        self.await_answer(context, write, batch, answer, out);
+        Ok(())
+    }
+
+    /// The record, unless it would be too large: then one that says so and changes nothing.
+    fn record_of(
+        &self,
+        context: &Context<'_>,
+        request: &Request,
+        pair: Pair,
+        evaluated: Evaluated,
+    ) -> (Record, Vec<(bytes::Bytes, Option<crate::object::Object>)>) {
+        let record_with = |outcome: Outcome, changes: Vec<ObjectChange>| {
+            let body = RequestBody {
+                id: request.id,
+                fingerprint: request.fingerprint,
+                ops: request.ops.clone(),
+                preconditions: request.preconditions.clone(),
+                outcome,
+                changes,
+            };
+            self.form(
+                context,
+                pair.epoch,
+                pair.version.0,
+                Body::Request(Box::new(body)),
+            )
+        };
+        let results: usize = match &evaluated.outcome {
+            Outcome::Applied(results) => results.iter().map(crate::request::OpResult::size).sum(),
+            _ => 0,
+        };
+        if results > RECORD_BYTES_MAX / 4 {
+            let mut changes = evaluated.changes;
+            changes
+                .iter_mut()
+                .for_each(|change| change.components.clear());
+            let last = request.ops.len().saturating_sub(1) as u32;
+            return (
+                record_with(Outcome::Failed(last, FailedOp::TooLarge), changes),
+                Vec::new(),
+            );
+        }
+        (
+            record_with(evaluated.outcome, evaluated.changes),
+            evaluated.written,
+        )
+    }
+
+    fn await_answer(
+        &mut self,
+        context: &Context<'_>,
+        write: Write,
+        batch: u64,
+        answer: Answer,
+        out: &mut Vec<Effect>,
+    ) {
+        let Write {
+            caller,
+            copies,
+            deadline,
+            ..
+        } = write;
+        if Mutant::AnswerBeforePersisting.on() {
+            out.push(Effect::Reply {
+                caller,
+                answer: Ok(answer),
+            });
+            return;
+        }
+        let waiting = Waiting {
+            batch,
+            caller,
+            answer,
+            copies,
+            deadline,
+        };
+        let durable = batch <= self.persisted;
+        let primary = self.primary_mut();
+        if durable {
+            primary.for_copies.push(waiting);
+            self.answer_durable(context, out);
+        } else {
+            // A duplicate of something under way may stand behind later batches: kept in the order of the batches.
+            let at = primary
+                .waiting
+                .partition_point(|other| other.batch <= batch);
+            primary.waiting.insert(at, waiting);
+        }
+    }
+
+    /// Answers what is durable, while the lease holds.
+    fn answer_durable(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let persisted = self.persisted;
+        let Role::Primary(primary) = &self.role else {
+            return;
+        };
+        if !primary.serving || !self.leased(context, primary.epoch) {
+            return;
+        }
+        let primary = self.primary_mut();
+        while primary
+            .waiting
+            .front()
+            .is_some_and(|front| front.batch <= persisted)
+        {
+            let waiting = primary.waiting.pop_front().expect("it has a front");
+            if waiting.copies == 0 {
+                let copies = primary.streams.copies_at(waiting.answer.pair);
+                out.push(waiting.done(copies));
+            } else {
+                primary.for_copies.push(waiting);
+            }
+        }
+        let mut rest = Vec::new();
+        for waiting in std::mem::take(&mut primary.for_copies) {
+            let copies = primary.streams.copies_at(waiting.answer.pair);
+            if copies >= waiting.copies || context.now >= waiting.deadline {
+                out.push(waiting.done(copies));
+            } else {
+                rest.push(waiting);
+            }
+        }
+        primary.for_copies = rest;
+    }
+
+    pub(super) fn on_primary_persisted(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let persisted = self.persisted;
+        let primary = self.primary_mut();
+        let epoch = primary.epoch;
+        if !primary.serving && primary.start_batch <= persisted {
+            primary.serving = true;
+            self.followed = epoch;
+        }
+        self.answer_durable(context, out);
+        self.feed(context, out)?;
+        self.advance_hand_over(context, out)
+    }
+
+    /// A copy acknowledged: answers that wait for copies, and a hand-over, may go on.
+    pub(super) fn on_copies_moved(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if !self.primary_mut().for_copies.is_empty() {
+            self.answer_durable(context, out);
+        }
+        self.advance_hand_over(context, out)
+    }
+
+    pub(super) fn on_primary_tick(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        self.answer_durable(context, out);
+        self.expire(context, out);
+        self.advance_hand_over(context, out)?;
+        if let Role::Primary(_) = self.role {
+            self.pulse(context, out);
+            self.trim(context, out)?;
+        }
+        Ok(())
+    }
+
+    /// Answers *unknown* what waited past its deadline for the disk or the lease.
+    fn expire(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let interval = self.settings.interval;
+        let primary = self.primary_mut();
+        if context.now < primary.next_sweep {
+            return;
+        }
+        primary.next_sweep = context.now + interval;
+        primary
+            .waiting
+            .retain(|waiting| waiting.keep_until(context.now, out));
+        // Durable and with a lease they were answered above; these have none.
+        primary
+            .for_copies
+            .retain(|waiting| waiting.keep_until(context.now, out));
+    }
+
+    // ---- hand-over
+
+    /// Whether this copy is a primary that can hand over; it then holds new requests.
+    pub(super) fn begin_hand_over(
+        &mut self,
+        caller: Caller,
+        epoch: Epoch,
+        plan: HandOver,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let Role::Primary(primary) = &mut self.role else {
+            return false;
+        };
+        if let Some(earlier) = primary.hand_over.take() {
+            out.push(Effect::Sealed {
+                caller: earlier.caller,
+                answer: SealedCopy::NotHandedOver,
+            });
+            primary.hand_over = Some(HandingOver {
+                caller,
+                epoch,
+                plan,
+                held: earlier.held,
+            });
+        } else {
+            primary.hand_over = Some(HandingOver {
+                caller,
+                epoch,
+                plan,
+                held: Vec::new(),
+            });
+        }
+        true
+    }
+
+    /// Promises once the target has everything; goes on as before when it does not get there in time.
+    pub(super) fn advance_hand_over(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let position = self.live.position;
+        let Role::Primary(primary) = &mut self.role else {
+            return Ok(());
+        };
+        let Some(hand_over) = &primary.hand_over else {
+            return Ok(());
+        };
+        if primary
+            .streams
+            .acknowledged(hand_over.plan.to)
+            .is_some_and(|acknowledged| acknowledged >= position)
+        {
+            let (caller, epoch) = (hand_over.caller, hand_over.epoch);
+            self.answer_durable(context, out);
+            self.promise(caller, epoch, out);
+        } else if context.now >= hand_over.plan.give_up_at {
+            let hand_over = primary.hand_over.take().expect("it is there");
+            out.push(Effect::Sealed {
+                caller: hand_over.caller,
+                answer: SealedCopy::NotHandedOver,
+            });
+            for write in hand_over.held {
+                self.on_write(context, write, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The role ends: whoever waits is told what is known of his request.
+    pub(super) fn dismiss(&mut self, primary: Primary, out: &mut Vec<Effect>) {
+        for waiting in primary.waiting.into_iter().chain(primary.for_copies) {
+            let failure = Failure::unknown(
+                Reason::NoLease,
+                "the primary was replaced; ask again under the same id",
+            );
+            out.push(Effect::Reply {
+                caller: waiting.caller,
+                answer: Err(failure),
+            });
+        }
+        if let Some(hand_over) = primary.hand_over {
+            for write in hand_over.held {
+                out.push(Effect::Reply {
+                    caller: write.caller,
+                    answer: Err(self.not_primary()),
+                });
+            }
+        }
+    }
+
+    pub(super) fn primary_mut(&mut self) -> &mut Primary {
+        match &mut self.role {
+            Role::Primary(primary) => primary,
+            _ => panic!("{}: not a primary", self.shard),
+        }
+    }
+}
+
+impl Primary {
+    fn new(epoch: Epoch, start_batch: u64, position: Pair, now: Instant) -> Primary {
+        Primary {
+            epoch,
+            serving: false,
+            start_batch,
+            waiting: VecDeque::new(),
+            for_copies: Vec::new(),
+            streams: Streams::new(now),
+            retention: Retention::new(position),
+            hand_over: None,
+            next_sweep: now,
+        }
+    }
+}
+
+impl Waiting {
+    fn done(mut self, copies: u32) -> Effect {
+        self.answer.copies_durable = copies;
+        Effect::Reply {
+            caller: self.caller,
+            answer: Ok(self.answer),
+        }
+    }
+
+    fn keep_until(&self, now: Instant, out: &mut Vec<Effect>) -> bool {
+        let keep = now < self.deadline;
+        if !keep {
+            let failure = Failure::unknown(
+                Reason::DeadlinePassed,
+                "the deadline passed before the write could be answered",
+            );
+            out.push(Effect::Reply {
+                caller: self.caller,
+                answer: Err(failure),
+            });
+        }
+        keep
+    }
+}
+
+/// For the list of records that copies are fed from.
+pub(super) fn size_of(record: &EncodedRecord) -> u64 {
+    record.bytes.len() as u64
+}

@@ -1,0 +1,456 @@
+//! Following a primary: subscribe, take records in order, acknowledge what is durable.
+//!
+//! Messages may be lost, repeated and reordered. A record that is not the next one is not taken; whoever misses something
+//! subscribes again with its position, and the primary's answer says how the two logs relate.
+
+use super::message::{Ack, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe};
+use super::replica::{Replica, Role};
+use super::side::Side;
+use crate::effect::{Context, Effect};
+use crate::mutant::Mutant;
+use crate::record::{EncodedRecord, Record};
+use crate::store::{CopyProgress, Generation, StoreChange, StoreError, Stored};
+use crate::time::Instant;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use understudy_proto::limits::STREAM_CREDIT_BYTES;
+use understudy_proto::{Epoch, NodeId, Pair, ShardId};
+
+/// The state of a copy that follows.
+#[derive(Debug)]
+pub(super) struct Secondary {
+    pub epoch: Epoch,
+    pub primary: NodeId,
+    pub phase: Phase,
+    /// The number of the newest subscription.
+    pub stream: u64,
+    /// When something last came forward: a subscription sent, records or a chunk taken.
+    pub progress: Instant,
+}
+
+/// What a copy that follows waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// For the answer to a subscription.
+    Subscribing,
+    /// For records.
+    Streaming,
+    /// For the disk, between two steps of undoing the records after a pair; then perhaps for a rebuild.
+    Undoing { to: Pair, then_rebuild: bool },
+    /// For the disk, before the next chunk of a full copy is asked for.
+    Staging { batch: u64 },
+}
+
+impl Replica {
+    pub(super) fn follow(
+        &mut self,
+        context: &Context<'_>,
+        primary: NodeId,
+        epoch: Epoch,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if matches!(&self.role, Role::Secondary(secondary) if secondary.epoch == epoch) {
+            return Ok(());
+        }
+        self.become_idle(out);
+        let other_epoch = |at: Pair| at != Pair::ZERO && at.epoch != epoch;
+        if self
+            .meta
+            .staging
+            .as_ref()
+            .is_some_and(|staging| other_epoch(staging.consistent_at))
+        {
+            // What was staged may hold what a failover cut off since.
+            self.drop_staging(out);
+        }
+        self.role = Role::Secondary(Secondary {
+            epoch,
+            primary,
+            phase: Phase::Subscribing,
+            // Streams of different epochs and process starts must not be taken for each other.
+            stream: self.me.incarnation.0 << 32,
+            progress: context.now,
+        });
+        self.subscribe(context, out);
+        Ok(())
+    }
+
+    /// Asks the primary for what comes after this copy's position, under a new stream number.
+    pub(super) fn subscribe(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let (side, contents, copying) = match (&self.staged, &self.meta.staging) {
+            (Some(side), Some(staging)) => {
+                (side, &staging.contents, Some(staging.progress.clone()))
+            }
+            _ => (&self.live, &self.meta.live, None),
+        };
+        let (position, checksum) = (side.position, side.checksum);
+        let epoch_starts = contents.epoch_starts.clone();
+        let copy = self.copy();
+        let secondary = self.secondary_mut();
+        secondary.stream += 1;
+        secondary.progress = context.now;
+        secondary.phase = Phase::Subscribing;
+        let message = Message::Subscribe(Subscribe {
+            epoch: secondary.epoch,
+            stream: secondary.stream,
+            copy,
+            position,
+            checksum,
+            epoch_starts,
+            credit: STREAM_CREDIT_BYTES,
+            copying,
+        });
+        out.push(Effect::Send {
+            to: secondary.primary,
+            message,
+        });
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        context: &Context<'_>,
+        from: NodeId,
+        message: Message,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if message.epoch() < self.meta.promise && !Mutant::SkipEpochCheck.on() {
+            if !matches!(message, Message::Reject(_)) {
+                let reject = Reject {
+                    epoch: self.meta.promise,
+                };
+                out.push(Effect::Send {
+                    to: from,
+                    message: Message::Reject(reject),
+                });
+            }
+            return Ok(());
+        }
+        match (message, &self.role) {
+            (Message::Subscribe(subscribe), Role::Primary(_)) => {
+                self.on_subscribe(context, from, subscribe, out)
+            }
+            (Message::Ack(ack), Role::Primary(_)) => self.on_ack(context, ack, out),
+            (Message::Branch(branch), Role::Secondary(s))
+                if s.takes(branch.epoch, branch.stream) =>
+            {
+                self.on_branch(context, branch, out)
+            }
+            (Message::Records(records), Role::Secondary(s))
+                if s.takes(records.epoch, records.stream) =>
+            {
+                self.on_records(context, records, out)
+            }
+            (Message::CopyChunk(chunk), Role::Secondary(s))
+                if s.takes(chunk.epoch, chunk.stream) =>
+            {
+                self.on_chunk(context, chunk, out)
+            }
+            (Message::Pulse(pulse), Role::Secondary(s)) if s.epoch == pulse.epoch => {
+                self.on_pulse(context, pulse, out)
+            }
+            // Stale, or for a role that this copy no longer (or not yet) has: whoever waits asks again.
+            _ => Ok(()),
+        }
+    }
+
+    fn on_branch(
+        &mut self,
+        context: &Context<'_>,
+        branch: Branch,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if self.secondary_mut().phase != Phase::Subscribing {
+            return Ok(());
+        }
+        if branch.mode == BranchMode::Records {
+            let secondary = self.secondary_mut();
+            secondary.phase = Phase::Streaming;
+            secondary.progress = context.now;
+            self.followed = secondary.epoch;
+            self.acknowledge(out);
+            return Ok(());
+        }
+        if self.staged.is_some() {
+            // What was staged is not on the primary's branch, or the log no longer reaches back to it: begin again.
+            self.drop_staging(out);
+            self.subscribe(context, out);
+            return Ok(());
+        }
+        let to = branch.cut.max(self.meta.live.base);
+        let then_rebuild = branch.mode == BranchMode::Rebuild || to > branch.cut;
+        self.secondary_mut().phase = Phase::Undoing { to, then_rebuild };
+        self.go_on_undoing(context, out)
+    }
+
+    fn on_records(
+        &mut self,
+        context: &Context<'_>,
+        message: Records,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        // The records may overtake the answer to the subscription: they say the same.
+        let phase = self.secondary_mut().phase;
+        if !matches!(phase, Phase::Streaming | Phase::Subscribing) {
+            return Ok(());
+        }
+        let shard = self.shard;
+        let batch = self.next_batch();
+        let staged = self.staged.is_some();
+        if staged
+            && self
+                .meta
+                .staging
+                .as_ref()
+                .is_some_and(|staging| staging.progress != CopyProgress::Records)
+        {
+            return Ok(());
+        }
+        let side = self.staged.as_mut().unwrap_or(&mut self.live);
+        let mut applied = Applied::new(shard, side.generation, batch);
+        let mut gap = false;
+        for encoded in message.records {
+            if encoded.pair.version <= side.position.version && !Mutant::ApplyOutOfOrder.on() {
+                continue;
+            }
+            let record = match Record::decode(&encoded.bytes) {
+                Ok((record, _)) => record,
+                Err(malformed) => {
+                    return Err(StoreError::Corrupt(format!(
+                        "a record that was sent: {malformed}"
+                    )));
+                }
+            };
+            let next =
+                record.previous == side.position && record.previous_checksum == side.checksum;
+            if !next && !Mutant::ApplyOutOfOrder.on() {
+                gap = true;
+                break;
+            }
+            applied.record(side, context.stored, encoded, &record, staged)?;
+        }
+        self.finish_records(context, applied, gap, out)
+    }
+
+    fn finish_records(
+        &mut self,
+        context: &Context<'_>,
+        applied: Applied,
+        gap: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if !applied.is_empty() {
+            let staged = self.staged.is_some();
+            let starts = match &mut self.meta.staging {
+                Some(staging) if staged => &mut staging.contents.epoch_starts,
+                _ => &mut self.meta.live.epoch_starts,
+            };
+            starts.extend(&applied.epoch_starts);
+            let mut changes = applied.into_changes(&self.meta);
+            if staged {
+                changes.extend(self.switch_when_consistent());
+            }
+            self.persist(changes, out);
+            let secondary = self.secondary_mut();
+            secondary.phase = Phase::Streaming;
+            secondary.progress = context.now;
+            self.followed = secondary.epoch;
+        }
+        if gap {
+            self.subscribe(context, out);
+        }
+        Ok(())
+    }
+
+    fn on_pulse(
+        &mut self,
+        context: &Context<'_>,
+        pulse: Pulse,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let interval = self.settings.interval;
+        let position = self.live.position;
+        let idle = self.persisted == self.emitted;
+        let secondary = self.secondary_mut();
+        if secondary.phase != Phase::Streaming {
+            return Ok(());
+        }
+        let missing = pulse.position > position && idle;
+        if missing && context.now.since(secondary.progress) > interval {
+            self.subscribe(context, out);
+            return Ok(());
+        }
+        // An acknowledgement may have been lost, and the primary counts on it.
+        self.acknowledge(out);
+        self.trim_to(context, pulse.base, out)
+    }
+
+    pub(super) fn on_secondary_persisted(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let phase = self.secondary_mut().phase;
+        match phase {
+            Phase::Streaming => {
+                self.acknowledge(out);
+                Ok(())
+            }
+            Phase::Undoing { .. } => self.go_on_undoing(context, out),
+            Phase::Staging { batch } if batch <= self.persisted => {
+                self.subscribe(context, out);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn acknowledge(&mut self, out: &mut Vec<Effect>) {
+        if self.staged.is_some() {
+            return;
+        }
+        let (copy, position) = (self.copy(), self.durable);
+        let secondary = self.secondary_mut();
+        let ack = Ack {
+            epoch: secondary.epoch,
+            stream: secondary.stream,
+            copy,
+            position,
+        };
+        out.push(Effect::Send {
+            to: secondary.primary,
+            message: Message::Ack(ack),
+        });
+    }
+
+    pub(super) fn on_secondary_tick(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let interval = self.settings.interval;
+        let secondary = self.secondary_mut();
+        let waited = context.now.since(secondary.progress) > interval;
+        match secondary.phase {
+            Phase::Subscribing if waited => {
+                self.subscribe(context, out);
+                Ok(())
+            }
+            Phase::Undoing { .. } => self.go_on_undoing(context, out),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn secondary_mut(&mut self) -> &mut Secondary {
+        match &mut self.role {
+            Role::Secondary(secondary) => secondary,
+            _ => panic!("{}: not a secondary", self.shard),
+        }
+    }
+}
+
+impl Secondary {
+    fn takes(&self, epoch: Epoch, stream: u64) -> bool {
+        self.epoch == epoch && self.stream == stream
+    }
+}
+
+/// Records of one message, gathered into the changes of one batch.
+struct Applied {
+    shard: ShardId,
+    generation: Generation,
+    batch: u64,
+    records: Vec<StoreChange>,
+    /// The last state of each object that the records wrote.
+    objects: BTreeMap<Bytes, Option<crate::object::Object>>,
+    dedup: Vec<StoreChange>,
+    epoch_starts: Vec<Pair>,
+}
+
+impl Applied {
+    fn new(shard: ShardId, generation: Generation, batch: u64) -> Applied {
+        Applied {
+            shard,
+            generation,
+            batch,
+            records: Vec::new(),
+            objects: BTreeMap::new(),
+            dedup: Vec::new(),
+            epoch_starts: Vec::new(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Applies one record to a side. A side that is being rebuilt was read piece by piece while the primary went on: there
+    /// a change counts only for an object that is as the record found it; the others are newer already or will be gone.
+    fn record(
+        &mut self,
+        side: &mut Side,
+        stored: &dyn Stored,
+        encoded: EncodedRecord,
+        record: &Record,
+        rebuilding: bool,
+    ) -> Result<(), StoreError> {
+        let id = record.request_id();
+        for change in record.changes().iter().filter(|change| change.is_write()) {
+            let before = side.newest(self.shard, stored, &change.key)?;
+            let after = match change.apply(
+                before.clone(),
+                record.pair,
+                id.expect("only requests change objects"),
+            ) {
+                Ok(after) => after,
+                Err(_) if rebuilding || Mutant::ApplyOutOfOrder.on() => continue,
+                Err(_) => {
+                    let what = format!(
+                        "shard {}: an object is not as record {} found it",
+                        self.shard, record.pair
+                    );
+                    return Err(StoreError::Corrupt(what));
+                }
+            };
+            side.overlay
+                .put_object(self.batch, change.key.clone(), before, after.clone());
+            self.objects.insert(change.key.clone(), after);
+        }
+        if let Some((id, entry)) = record.dedup() {
+            side.overlay.put_dedup(self.batch, id, Some(entry.clone()));
+            self.dedup.push(StoreChange::PutDedup {
+                generation: self.generation,
+                id,
+                entry: Some(entry),
+            });
+        }
+        if record.is_epoch_start() {
+            self.epoch_starts.push(record.pair);
+        }
+        side.position = encoded.pair;
+        side.checksum = encoded.checksum;
+        self.records.push(StoreChange::AppendRecord {
+            generation: self.generation,
+            record: encoded,
+        });
+        Ok(())
+    }
+
+    fn into_changes(self, meta: &crate::store::Meta) -> Vec<StoreChange> {
+        let generation = self.generation;
+        let mut changes = self.records;
+        changes.extend(
+            self.objects
+                .into_iter()
+                .map(|(key, object)| StoreChange::PutObject {
+                    generation,
+                    key,
+                    object,
+                }),
+        );
+        changes.extend(self.dedup);
+        if !self.epoch_starts.is_empty() {
+            changes.push(StoreChange::PutMeta(meta.clone()));
+        }
+        changes
+    }
+}

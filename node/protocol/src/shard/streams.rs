@@ -1,0 +1,407 @@
+//! How a primary feeds its copies: one stream per subscription, records as they become durable, bounded by credit.
+//!
+//! Messages of streams may be lost. The primary sends each record once per subscription; a copy that misses one subscribes
+//! again, and the primary begins again at the copy's position. Nothing here holds the writers up.
+
+use super::branch;
+use super::message::{Ack, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe};
+use super::primary::size_of;
+use super::replica::{Replica, Role};
+use crate::effect::{Ask, Context, Effect};
+use crate::record::EncodedRecord;
+use crate::store::{CopyProgress, StoreError};
+use crate::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+use understudy_proto::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_MESSAGE_MAX};
+use understudy_proto::{CopyId, NodeId, Pair};
+
+/// Bytes of durable records that are kept in memory for copies that are a little behind.
+const TAIL_BYTES_MAX: u64 = 2 * 1024 * 1024;
+
+/// The copies that follow, and the newest records.
+#[derive(Debug)]
+pub(super) struct Streams {
+    subscribers: BTreeMap<CopyId, Subscriber>,
+    /// The newest records, without a gap, up to the log's end.
+    tail: VecDeque<EncodedRecord>,
+    tail_bytes: u64,
+    next_pulse: Instant,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    stream: u64,
+    credit: u64,
+    /// The last record that was sent.
+    sent: Pair,
+    /// The last one that is durable there.
+    acknowledged: Pair,
+    /// Sent and not acknowledged: pairs with sizes.
+    under_way: VecDeque<(Pair, u64)>,
+    under_way_bytes: u64,
+    /// It gets chunks of a full copy, no records.
+    copying: bool,
+}
+
+impl Streams {
+    pub fn new(now: Instant) -> Streams {
+        Streams {
+            subscribers: BTreeMap::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            next_pulse: now,
+        }
+    }
+
+    /// A record at the end of the log.
+    pub fn push(&mut self, record: EncodedRecord) {
+        self.tail_bytes += size_of(&record);
+        self.tail.push_back(record);
+    }
+
+    /// How many copies have the record durable.
+    pub fn copies_at(&self, pair: Pair) -> u32 {
+        self.subscribers
+            .values()
+            .filter(|s| !s.copying && s.acknowledged >= pair)
+            .count() as u32
+    }
+
+    /// Up to where a copy that follows in this epoch has everything durable.
+    pub fn acknowledged(&self, copy: CopyId) -> Option<Pair> {
+        self.subscribers
+            .get(&copy)
+            .filter(|s| !s.copying)
+            .map(|s| s.acknowledged)
+    }
+
+    /// From where on the log is needed for a copy that is being rebuilt or caught up.
+    pub fn needed_by(&self, copy: CopyId) -> Option<Pair> {
+        self.subscribers
+            .get(&copy)
+            .map(|s| if s.copying { s.sent } else { s.acknowledged })
+    }
+
+    /// Keeps what is not durable, and a little of what is.
+    fn shorten(&mut self, durable: Pair) {
+        while self.tail_bytes > TAIL_BYTES_MAX
+            && self.tail.front().is_some_and(|front| front.pair <= durable)
+        {
+            let front = self.tail.pop_front().expect("it has a front");
+            self.tail_bytes -= size_of(&front);
+        }
+    }
+
+    /// Records after a pair and up to another, as far as the memory reaches back; `None`: it does not.
+    fn tail_after(&self, after: Pair, upto: Pair) -> Option<Vec<EncodedRecord>> {
+        let first = self.tail.front()?.pair.version.0;
+        let skip = (after.version.0 + 1).checked_sub(first)? as usize;
+        let mut bytes = 0;
+        let fits = |record: &&EncodedRecord| {
+            bytes += record.bytes.len();
+            bytes <= RECORDS_MESSAGE_BYTES_MAX || bytes == record.bytes.len()
+        };
+        let records = self
+            .tail
+            .iter()
+            .skip(skip)
+            .take_while(|record| record.pair <= upto);
+        Some(
+            records
+                .take(RECORDS_MESSAGE_MAX)
+                .take_while(fits)
+                .cloned()
+                .collect(),
+        )
+    }
+}
+
+impl Replica {
+    pub(super) fn on_subscribe(
+        &mut self,
+        context: &Context<'_>,
+        from: NodeId,
+        subscribe: Subscribe,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let Role::Primary(primary) = &self.role else {
+            return Ok(());
+        };
+        let epoch = primary.epoch;
+        if subscribe.epoch < epoch {
+            out.push(Effect::Send {
+                to: from,
+                message: Message::Reject(Reject { epoch }),
+            });
+            return Ok(());
+        }
+        let row = self.row();
+        let member =
+            row.secondaries.contains(&subscribe.copy) || row.joining.contains(&subscribe.copy);
+        if subscribe.epoch > epoch || !member || !primary.serving {
+            return Ok(());
+        }
+        if let Some(progress @ (CopyProgress::Objects { .. } | CopyProgress::Dedup { .. })) =
+            &subscribe.copying
+        {
+            let progress = progress.clone();
+            self.register(&subscribe, true);
+            return self.send_chunk(context, from, subscribe.stream, progress, out);
+        }
+        let (cut, mode) = self.judge(context, &subscribe)?;
+        if mode == BranchMode::Records {
+            self.register(&subscribe, false);
+        }
+        if mode == BranchMode::Rebuild && self.row().secondaries.contains(&subscribe.copy) {
+            out.push(Effect::Ask(Ask::TooFarBehind {
+                epoch,
+                copy: subscribe.copy,
+            }));
+        }
+        let branch = Branch {
+            epoch,
+            stream: subscribe.stream,
+            cut,
+            mode,
+        };
+        out.push(Effect::Send {
+            to: from,
+            message: Message::Branch(branch),
+        });
+        self.feed(context, out)?;
+        self.on_copies_moved(context, out)
+    }
+
+    /// Where the copy's log parts from this one, and what the copy must do.
+    fn judge(
+        &self,
+        context: &Context<'_>,
+        subscribe: &Subscribe,
+    ) -> Result<(Pair, BranchMode), StoreError> {
+        let starts = &self.meta.live.epoch_starts;
+        let cut = branch::cut(
+            starts,
+            self.live.position,
+            &subscribe.epoch_starts,
+            subscribe.position,
+        );
+        if cut < self.meta.live.base {
+            return Ok((cut, BranchMode::Rebuild));
+        }
+        if cut != subscribe.position {
+            return Ok((cut, BranchMode::Undo));
+        }
+        let same = self.checksum_at(context, cut)? == Some(subscribe.checksum);
+        Ok((
+            cut,
+            if same {
+                BranchMode::Records
+            } else {
+                BranchMode::Rebuild
+            },
+        ))
+    }
+
+    /// The running checksum after a record of this log.
+    pub(super) fn checksum_at(
+        &self,
+        context: &Context<'_>,
+        pair: Pair,
+    ) -> Result<Option<u64>, StoreError> {
+        if pair == self.live.position {
+            return Ok(Some(self.live.checksum));
+        }
+        if pair == self.meta.live.base {
+            return Ok(Some(self.meta.live.base_checksum));
+        }
+        let Role::Primary(primary) = &self.role else {
+            return Ok(None);
+        };
+        if let Some(record) = primary
+            .streams
+            .tail
+            .iter()
+            .rev()
+            .find(|record| record.pair == pair)
+        {
+            return Ok(Some(record.checksum));
+        }
+        let record = context
+            .stored
+            .record(self.shard, self.live.generation, pair.version)?;
+        Ok(record
+            .filter(|record| record.pair == pair)
+            .map(|record| record.checksum))
+    }
+
+    fn register(&mut self, subscribe: &Subscribe, copying: bool) {
+        let subscriber = Subscriber {
+            stream: subscribe.stream,
+            credit: subscribe.credit,
+            sent: subscribe.position,
+            // Its position may still be on its way to its disk; it acknowledges as soon as it knows its branch.
+            acknowledged: Pair::ZERO,
+            under_way: VecDeque::new(),
+            under_way_bytes: 0,
+            copying,
+        };
+        self.primary_mut()
+            .streams
+            .subscribers
+            .insert(subscribe.copy, subscriber);
+    }
+
+    pub(super) fn on_ack(
+        &mut self,
+        context: &Context<'_>,
+        ack: Ack,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let durable = self.durable;
+        let Role::Primary(primary) = &mut self.role else {
+            return Ok(());
+        };
+        if ack.epoch != primary.epoch {
+            return Ok(());
+        }
+        let Some(subscriber) = primary.streams.subscribers.get_mut(&ack.copy) else {
+            return Ok(());
+        };
+        if subscriber.stream != ack.stream
+            || ack.position < subscriber.acknowledged
+            || subscriber.copying
+        {
+            return Ok(());
+        }
+        assert!(
+            ack.position <= durable,
+            "{}: {} has {}, the primary only {durable}",
+            self.shard,
+            ack.copy,
+            ack.position
+        );
+        subscriber.acknowledged = ack.position;
+        while subscriber
+            .under_way
+            .front()
+            .is_some_and(|(pair, _)| *pair <= ack.position)
+        {
+            let (_, size) = subscriber.under_way.pop_front().expect("it has a front");
+            subscriber.under_way_bytes -= size;
+        }
+        self.feed(context, out)?;
+        self.on_copies_moved(context, out)
+    }
+
+    /// Sends every copy what is durable here and fits its credit.
+    pub(super) fn feed(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let (shard, generation, durable) = (self.shard, self.live.generation, self.durable);
+        let Role::Primary(primary) = &mut self.role else {
+            return Ok(());
+        };
+        let epoch = primary.epoch;
+        let mut subscribers = std::mem::take(&mut primary.streams.subscribers);
+        for (copy, subscriber) in &mut subscribers {
+            while !subscriber.copying
+                && subscriber.sent < durable
+                && subscriber.under_way_bytes < subscriber.credit
+            {
+                let records = match primary.streams.tail_after(subscriber.sent, durable) {
+                    Some(records) => records,
+                    None => {
+                        let from = subscriber.sent.version.next();
+                        let mut records = context.stored.records(
+                            shard,
+                            generation,
+                            from,
+                            RECORDS_MESSAGE_BYTES_MAX,
+                        )?;
+                        records.retain(|record| record.pair <= durable);
+                        records
+                    }
+                };
+                let Some(last) = records.last() else { break };
+                subscriber.sent = last.pair;
+                for record in &records {
+                    subscriber
+                        .under_way
+                        .push_back((record.pair, size_of(record)));
+                    subscriber.under_way_bytes += size_of(record);
+                }
+                let message = Message::Records(Records {
+                    epoch,
+                    stream: subscriber.stream,
+                    records,
+                });
+                out.push(Effect::Send {
+                    to: copy.node,
+                    message,
+                });
+            }
+        }
+        primary.streams.subscribers = subscribers;
+        primary.streams.shorten(durable);
+        Ok(())
+    }
+
+    /// Once an interval: tells every copy of the row where this primary stands, and the managers which copy is complete.
+    pub(super) fn pulse(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let interval = self.settings.interval;
+        let (position, base) = (self.durable, self.meta.live.base);
+        let me = self.copy();
+        let row = self.row().clone();
+        let primary = self.primary_mut();
+        if context.now < primary.streams.next_pulse || !primary.serving {
+            return;
+        }
+        primary.streams.next_pulse = context.now + interval;
+        let epoch = primary.epoch;
+        for copy in row
+            .secondaries
+            .iter()
+            .chain(&row.joining)
+            .filter(|copy| **copy != me)
+        {
+            out.push(Effect::Send {
+                to: copy.node,
+                message: Message::Pulse(Pulse {
+                    epoch,
+                    position,
+                    base,
+                }),
+            });
+        }
+        for copy in &row.joining {
+            // Complete: it has everything that was durable here an instant ago; what came since is on its way.
+            if primary
+                .streams
+                .acknowledged(*copy)
+                .is_some_and(|acknowledged| acknowledged >= position)
+            {
+                out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
+            }
+        }
+    }
+
+    /// The row changed and this process stays primary.
+    pub(super) fn on_members(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let row = self.row().clone();
+        let primary = self.primary_mut();
+        primary
+            .streams
+            .subscribers
+            .retain(|copy, _| row.secondaries.contains(copy) || row.joining.contains(copy));
+        // New members learn of their primary from its pulse; the next one is due at once.
+        primary.streams.next_pulse = context.now;
+        self.pulse(context, out);
+        Ok(())
+    }
+}

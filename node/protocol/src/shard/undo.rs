@@ -1,0 +1,142 @@
+//! Giving back a tail that a failover cut off: the records after the cut go, from the last to the first, each in one
+//! atomic batch, into the orphan log, and the objects, dedup entries and epoch starts become what they were before.
+//!
+//! Nothing acknowledged is dropped here: what was acknowledged and cut off is in the orphan log afterwards (I7).
+
+use super::replica::Replica;
+use super::secondary::Phase;
+use crate::effect::{Context, Effect};
+use crate::mutant::Mutant;
+use crate::record::Record;
+use crate::store::{StoreChange, StoreError};
+use understudy_proto::{Pair, Version};
+
+/// Records that are undone before the disk is waited for.
+const ROUND: usize = 256;
+
+impl Replica {
+    /// Undoes the next records once everything that was emitted is durable; then subscribes again or begins a rebuild.
+    pub(super) fn go_on_undoing(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let Phase::Undoing { to, then_rebuild } = self.secondary_mut().phase else {
+            return Ok(());
+        };
+        if self.persisted < self.emitted {
+            return Ok(());
+        }
+        if self.live.position.version > to.version {
+            return self.undo_round(context, to, out);
+        }
+        assert_eq!(
+            self.live.position, to,
+            "{}: the undo ends at the cut",
+            self.shard
+        );
+        if then_rebuild {
+            self.begin_staging(context, out);
+        } else {
+            self.subscribe(context, out);
+        }
+        Ok(())
+    }
+
+    fn undo_round(
+        &mut self,
+        context: &Context<'_>,
+        to: Pair,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let last = self.live.position.version.0;
+        let first = last.saturating_sub(ROUND as u64 - 1).max(to.version.0 + 1);
+        let mut versions: Vec<u64> = (first..=last).rev().collect();
+        if Mutant::UndoInWrongOrder.on() {
+            versions.reverse();
+        }
+        for version in versions {
+            self.undo_record(context, Version(version), out)?;
+        }
+        Ok(())
+    }
+
+    fn undo_record(
+        &mut self,
+        context: &Context<'_>,
+        version: Version,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let generation = self.live.generation;
+        let missing =
+            || StoreError::Corrupt(format!("shard {}: record {version} is missing", self.shard));
+        let encoded = context
+            .stored
+            .record(self.shard, generation, version)?
+            .ok_or_else(missing)?;
+        let (record, _) = Record::decode(&encoded.bytes).map_err(|malformed| {
+            StoreError::Corrupt(format!(
+                "shard {}: record {version}: {malformed}",
+                self.shard
+            ))
+        })?;
+        let batch = self.next_batch();
+        let mut changes = Vec::new();
+        for change in record.changes().iter().filter(|change| change.is_write()) {
+            let after = self.live.newest(self.shard, context.stored, &change.key)?;
+            let before = change.undo(after.clone(), record.pair).map_err(|_| {
+                StoreError::Corrupt(format!(
+                    "shard {}: an object is not as record {} left it",
+                    self.shard, record.pair
+                ))
+            })?;
+            self.live
+                .overlay
+                .put_object(batch, change.key.clone(), after, before.clone());
+            changes.push(StoreChange::PutObject {
+                generation,
+                key: change.key.clone(),
+                object: before,
+            });
+        }
+        if let Some(id) = record.request_id() {
+            self.live.overlay.put_dedup(batch, id, None);
+            changes.push(StoreChange::PutDedup {
+                generation,
+                id,
+                entry: None,
+            });
+        }
+        self.live.position = record.previous;
+        self.live.checksum = record.previous_checksum;
+        if record.is_epoch_start() {
+            let popped = self.meta.live.epoch_starts.pop();
+            assert_eq!(
+                popped,
+                Some(record.pair),
+                "{}: the last epoch start is the one undone",
+                self.shard
+            );
+            changes.push(StoreChange::RemoveRecord {
+                generation,
+                version,
+            });
+            changes.push(StoreChange::PutMeta(self.meta.clone()));
+        } else if Mutant::DropOrphans.on() {
+            changes.push(StoreChange::RemoveRecord {
+                generation,
+                version,
+            });
+        } else {
+            let epoch_starts = self.meta.live.epoch_starts.clone();
+            changes.push(StoreChange::MoveToOrphans {
+                generation,
+                record: encoded,
+                epoch_starts,
+            });
+            self.orphans += 1;
+        }
+        self.persist(changes, out);
+        Ok(())
+    }
+}
