@@ -74,6 +74,19 @@ pub enum FaultKind {
     NodesFromManagers {
         nodes: Vec<usize>,
     },
+    /// The leader and the shard's primary reach each other and the clients, nobody else.
+    LeaderWithPrimary {
+        shard: u32,
+    },
+    /// Much of what these nodes and the managers send each other is lost.
+    Flaky {
+        nodes: Vec<usize>,
+        loss_permille: u32,
+    },
+    /// A person wants the node empty, and changes his mind afterwards.
+    Drain {
+        node: usize,
+    },
     /// The managers do not reach each other.
     ManagersApart,
     /// A bad network everywhere.

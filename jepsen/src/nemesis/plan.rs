@@ -21,7 +21,7 @@ pub struct Plan {
     pub faults: Vec<Fault>,
 }
 
-const KINDS: usize = 21;
+const KINDS: usize = 25;
 /// Fewer would not reach the interesting orders of events.
 const FAULTS_MIN: u64 = 5;
 const FAULTS_MAX: u64 = 14;
@@ -52,7 +52,8 @@ fn draw(dice: &mut Dice, scale: Scale, weights: &[u32]) -> Fault {
     let lasts_us = match dice.below(4) {
         0 => dice.between(20_000, 300_000),
         1 => dice.between(300_000, 1_200_000),
-        _ => dice.between(1_200_000, 4_000_000),
+        2 => dice.between(1_200_000, 4_000_000),
+        _ => dice.between(1_500_000, 9_000_000),
     };
     let at_us = dice.below(scale.phase_us);
     let what = draw_kind(dice, scale, weights);
@@ -94,10 +95,17 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
         17 => FaultKind::Noise {
             loss_permille: dice.between(0, 300) as u32,
             repeat_permille: dice.between(0, 300) as u32,
-            delay_max_us: dice.between(1_000, 300_000),
+            delay_max_us: dice.between(1_000, 900_000),
         },
         18 => FaultKind::DiskFails { node },
         19 => FaultKind::DiskHangs { node },
+        20 => FaultKind::LeaderWithPrimary { shard },
+        21 => FaultKind::Flaky {
+            nodes: some,
+            loss_permille: dice.between(300, 950) as u32,
+        },
+        22 => FaultKind::Drain { node },
+        23 => FaultKind::LoseStore { node },
         _ => FaultKind::Transfer { shard },
     }
 }

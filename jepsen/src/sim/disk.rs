@@ -28,10 +28,12 @@ pub struct Disk {
 impl Disk {
     pub fn new(seed: u64, node: usize) -> Disk {
         let mut dice = Dice::new(seed, Purpose::Disks, node as u64);
+        // One disk in six is slow.
+        let slow = if dice.permille(160) { 20 } else { 1 };
         let sync_min_us = dice.between(50, 1_000);
         Disk {
             store: MemoryStore::new(),
-            sync_max_us: sync_min_us + dice.between(100, 8_000),
+            sync_max_us: sync_min_us + dice.between(100, 8_000) * slow,
             sync_min_us,
             dice,
             unsynced: VecDeque::new(),

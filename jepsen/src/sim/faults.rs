@@ -4,7 +4,8 @@ use super::event::{Event, Parcel};
 use super::network::{Noise, Place};
 use super::world::World;
 use crate::nemesis::{Fault, FaultKind};
-use understudy_proto::ShardId;
+use understudy_proto::{CopyId, ShardId};
+use understudy_protocol::tables::Command;
 
 /// What undoes a fault when its time is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +16,8 @@ pub enum Remedy {
     ResumeManager(usize),
     Mend(Vec<(Place, Place)>),
     Quiet(Noise),
+    Steady(Vec<(Place, Place)>),
+    KeepInUse(usize),
     Unhang(usize),
 }
 
@@ -90,6 +93,37 @@ impl World {
                     |node| (0..managers).map(move |m| (Place::Node(node), Place::Manager(m)));
                 self.cut_both(nodes.into_iter().flat_map(each).collect())
             }
+            FaultKind::LeaderWithPrimary { shard } => {
+                let leader = Place::Manager(self.managers.leader()?);
+                let primary = Place::Node(self.primary_of(shard)?);
+                let inside = |place: &Place| *place == leader || *place == primary;
+                let servers = self.places().into_iter();
+                let others = servers.filter(|p| !inside(p) && !matches!(p, Place::Client(_)));
+                let pairs = others.flat_map(|other| [(leader, other), (primary, other)]);
+                self.cut_both(pairs.collect())
+            }
+            FaultKind::Flaky {
+                nodes,
+                loss_permille,
+            } => {
+                let managers = self.managers.count();
+                let each = |node| {
+                    (0..managers).flat_map(move |m| {
+                        let (node, manager) = (Place::Node(node), Place::Manager(m));
+                        [(node, manager), (manager, node)]
+                    })
+                };
+                let pairs: Vec<(Place, Place)> = nodes.into_iter().flat_map(each).collect();
+                for (one, other) in &pairs {
+                    let loss = Some(loss_permille);
+                    self.env.network.set_flaky(*one, *other, loss);
+                }
+                Some(Remedy::Steady(pairs))
+            }
+            FaultKind::Drain { node } => {
+                self.drain(node, true);
+                Some(Remedy::KeepInUse(node))
+            }
             FaultKind::ManagersApart => {
                 let count = self.managers.count();
                 let each = |m| (0..m).map(move |n| (Place::Manager(m), Place::Manager(n)));
@@ -122,6 +156,9 @@ impl World {
                 None
             }
             FaultKind::LoseStore { node } => {
+                if !self.may_lose_store(node) {
+                    return None;
+                }
                 self.hosts[node].held_down += 1;
                 self.hosts[node].lose_store(self.env.seed, &mut self.env);
                 Some(Remedy::StartNodes(vec![node]))
@@ -145,6 +182,12 @@ impl World {
                     self.env.network.mend(from, to);
                 }
             }
+            Remedy::Steady(pairs) => {
+                for (one, other) in pairs {
+                    self.env.network.set_flaky(one, other, None);
+                }
+            }
+            Remedy::KeepInUse(node) => self.drain(node, false),
             Remedy::Quiet(noise) => self.env.network.take_noise(noise),
             Remedy::Unhang(node) => self.hosts[node].unhang(&mut self.env),
         }
@@ -166,6 +209,39 @@ impl World {
     fn primary_of(&self, shard: u32) -> Option<usize> {
         let row = self.managers.tables().shard(self.shard(shard))?;
         self.env.hosts.get(&row.primary?.node).copied()
+    }
+
+    /// The last full copy of a shard is never destroyed: nothing could converge after that without a person.
+    fn may_lose_store(&self, node: usize) -> bool {
+        let intact = |copy: &CopyId| {
+            let host = self.env.hosts.get(&copy.node);
+            host.is_some_and(|host| *host != node && self.hosts[*host].store == copy.store)
+        };
+        let rows = self.managers.tables().shards().values();
+        rows.into_iter()
+            .all(|row| row.candidates().any(|copy| intact(&copy)))
+    }
+
+    /// A person's wish may get lost with a leader; it is repeated until the tables show it.
+    pub(super) fn keep_all_in_use(&mut self) {
+        let drained: Vec<usize> = (0..self.hosts.len())
+            .filter(|node| {
+                let copy = self.env.copy_at(*node);
+                let entry = copy.and_then(|copy| self.managers.tables().node(copy.node));
+                entry.is_some_and(|entry| entry.drain)
+            })
+            .collect();
+        for node in drained {
+            self.drain(node, false);
+        }
+    }
+
+    fn drain(&mut self, node: usize, drain: bool) {
+        if let Some(copy) = self.env.copy_at(node) {
+            let node = copy.node;
+            self.managers
+                .command(Command::DrainNode { node, drain }, &mut self.env);
+        }
     }
 
     fn crash(&mut self, nodes: Vec<usize>, seen: bool) -> Option<Remedy> {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::{ClientId, NodeId, RequestId, Sequence, ShardId};
 use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
 use understudy_protocol::tables::{Command, Envelope, Tables};
-use understudy_protocol::time::Instant;
+use understudy_protocol::time::{Duration, Instant};
 
 const RAFT_STEP_US: u64 = 10_000;
 const TICK_US: u64 = 25_000;
@@ -33,7 +33,12 @@ pub struct Managers {
     watch: TablesWatch,
     client: ClientId,
     sequence: u64,
+    /// Commands that wait for a leader.
     setup: Vec<Command>,
+    election_timeout_max: Duration,
+    /// How soon followers apply, in thousandths for each step.
+    apply_permille: u32,
+    blank_max_us: u64,
 }
 
 #[derive(Debug)]
@@ -70,8 +75,15 @@ impl Manager {
 }
 
 impl Managers {
-    pub fn new(seed: u64, count: usize, setup: Vec<Command>) -> Managers {
+    pub fn new(
+        seed: u64,
+        count: usize,
+        setup: Vec<Command>,
+        election_timeout_max: Duration,
+    ) -> Managers {
         let mut dice = Dice::new(seed, Purpose::Managers, 0);
+        let apply_permille = *dice.pick(&[30, 150, 600]);
+        let blank_max_us = *dice.pick(&[COMMIT_MAX_US, 60_000, 400_000]);
         let members = (0..count)
             .map(|number| Manager {
                 number,
@@ -85,7 +97,7 @@ impl Managers {
                 paused: 0,
                 waiting: VecDeque::new(),
                 tables: Tables::default(),
-                controller: Controller::new(ControlSettings::default()),
+                controller: controller(election_timeout_max),
                 leading: None,
                 blank_applied: false,
                 proposals: VecDeque::new(),
@@ -106,6 +118,9 @@ impl Managers {
             watch: TablesWatch::default(),
             sequence: 0,
             setup,
+            election_timeout_max,
+            apply_permille,
+            blank_max_us,
         }
     }
 
@@ -218,7 +233,7 @@ impl Managers {
         member.blank_applied = false;
         member.committing = true;
         self.control(winner, Input::Elected { term }, env);
-        let delay = self.dice.between(COMMIT_MIN_US, COMMIT_MAX_US * 4);
+        let delay = self.dice.between(COMMIT_MIN_US, self.blank_max_us);
         env.after(
             delay,
             Event::Commit {
@@ -345,7 +360,7 @@ impl Managers {
                 .leader
                 .is_some_and(|l| l == number || self.both_ways(l, number, env));
             let behind = (member.tables.applied() as usize) < self.log.len();
-            if member.runs() && reached && behind && self.dice.permille(600) {
+            if member.runs() && reached && behind && self.dice.permille(self.apply_permille) {
                 let count = 1 + self.dice.index(8);
                 self.apply(number, count, env);
             }
@@ -517,7 +532,7 @@ impl Managers {
                 .replay(&self.log[..member.tables.applied() as usize], env),
             false => self.watch.reload(&member.tables, env),
         };
-        member.controller = Controller::new(ControlSettings::default());
+        member.controller = controller(self.election_timeout_max);
         member.up = true;
         member.run += 1;
         member.told_leader = None;
@@ -583,7 +598,25 @@ impl Managers {
         }
     }
 
+    /// What a person asks for: the leader gets it, or the next one does.
+    pub fn command(&mut self, command: Command, env: &mut Env) {
+        match self
+            .leader
+            .filter(|leader| self.members[*leader].leading == Some(self.term))
+        {
+            Some(leader) => self.propose(leader, None, command, env),
+            None => self.setup.push(command),
+        }
+    }
+
     pub fn place_of(&self, manager: usize) -> Place {
         self.members[manager].place()
     }
+}
+
+fn controller(election_timeout_max: Duration) -> Controller {
+    Controller::new(ControlSettings {
+        election_timeout_max,
+        ..ControlSettings::default()
+    })
 }

@@ -36,6 +36,8 @@ pub struct Noise {
 pub struct Network {
     dice: Dice,
     cuts: BTreeMap<(Place, Place), u32>,
+    /// Links that lose much by themselves, in thousandths.
+    flaky: BTreeMap<(Place, Place), u32>,
     noises: Vec<Noise>,
     delay_min_us: u64,
     delay_max_us: u64,
@@ -49,6 +51,7 @@ impl Network {
         Network {
             dice,
             cuts: BTreeMap::new(),
+            flaky: BTreeMap::new(),
             noises: Vec::new(),
             delay_min_us,
             delay_max_us,
@@ -63,6 +66,10 @@ impl Network {
         let (extra, second) = (self.dice.word(), self.dice.word());
         let noise = self.noises.last().copied();
         let slow = |word: u64| noise.map_or(0, |noise| word % (noise.delay_max_us + 1));
+        let flaky = self.flaky.get(&(from, to)).copied().unwrap_or(0);
+        if loss < u64::from(flaky) {
+            return [None, None];
+        }
         if !self.reaches(from, to) || noise.is_some_and(|n| loss < u64::from(n.loss_permille)) {
             return [None, None];
         }
@@ -90,6 +97,14 @@ impl Network {
         }
     }
 
+    /// From now on the link loses so much; `None`: nothing by itself.
+    pub fn set_flaky(&mut self, from: Place, to: Place, loss_permille: Option<u32>) {
+        match loss_permille {
+            Some(loss) => self.flaky.insert((from, to), loss),
+            None => self.flaky.remove(&(from, to)),
+        };
+    }
+
     pub fn add_noise(&mut self, noise: Noise) {
         self.noises.push(noise);
     }
@@ -103,6 +118,7 @@ impl Network {
     /// Everything works from now on.
     pub fn heal(&mut self) {
         self.cuts.clear();
+        self.flaky.clear();
         self.noises.clear();
     }
 }

@@ -78,13 +78,14 @@ impl World {
             shards,
             managers,
         };
-        let setup = setup(&mut dice, shards, copies);
+        let election_timeout_max = Duration::from_millis(*dice.pick(&[300, 300, 600, 1_000]));
+        let setup = setup(&mut dice, shards, copies, election_timeout_max);
         World {
             env: Env::new(seed, Trace::new(keep)),
             hosts: (0..nodes)
                 .map(|number| Host::new(seed, number, managers))
                 .collect(),
-            managers: Managers::new(seed, managers, setup),
+            managers: Managers::new(seed, managers, setup, election_timeout_max),
             clients: (0..clients)
                 .map(|number| Client::new(seed, number, space))
                 .collect(),
@@ -190,6 +191,7 @@ impl World {
             self.clients
                 .iter_mut()
                 .for_each(|client| client.resting = rest);
+            self.keep_all_in_use();
             self.run_until(self.env.now_us + LOOK_US);
             missing = self.missing();
             if rest && missing.is_none() {
@@ -333,14 +335,26 @@ impl World {
 }
 
 /// What a person would do first.
-fn setup(dice: &mut Dice, shards: u32, copies: usize) -> Vec<Command> {
+fn setup(
+    dice: &mut Dice,
+    shards: u32,
+    copies: usize,
+    election_timeout_max: Duration,
+) -> Vec<Command> {
     let replace_after = if dice.permille(500) {
         dice.between(1_500, 6_000)
     } else {
         30_000
     };
+    let least = election_timeout_max.as_millis() * 2 + 200;
+    let lease = dice
+        .permille(500)
+        .then(|| dice.between(least, least + 1_000));
+    let lease = lease.or((least > 1_000).then_some(least));
     let change = SettingsChange {
         replace_after: Some(Duration::from_millis(replace_after)),
+        election_timeout_max: Some(election_timeout_max),
+        lease: lease.map(Duration::from_millis),
         ..SettingsChange::default()
     };
     let settings = NamespaceSettings {
