@@ -1,2 +1,15 @@
-//! Skeleton.
+//! Understudy's servers and command line: what stands around the protocol's state machines on a machine with disk and
+//! network, and what a person types.
+
+pub mod admin;
 pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod manager;
+pub mod peers;
+pub mod process;
+pub mod reflection;
+pub mod rpc;
+pub mod shard;
+pub mod storage;
+pub mod telemetry;

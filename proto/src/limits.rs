@@ -63,6 +63,8 @@ pub const STREAM_CREDIT_BYTES: u64 = 8 * 1024 * 1024;
 pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that one commit round writes; what waits beyond it goes into the next round.
 pub const COMMIT_ROUND_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes that wait for the store's writer; beyond it shard threads take no new work until it told them of room.
+pub const WRITER_QUEUE_BYTES_MAX: usize = 2 * COMMIT_ROUND_BYTES_MAX;
 /// Requests of one stream that are not answered yet; beyond it the server stops reading the stream.
 pub const STREAM_IN_FLIGHT_MAX: usize = 4_096;
 /// Requests in one message of a stream.

@@ -60,6 +60,10 @@ impl ObjectChange {
         if object.as_ref().map(|o| o.last) != self.before {
             return Err(Mismatch);
         }
+        if !self.is_write() {
+            // Looking at an object does not make the record its last writer.
+            return Ok(object);
+        }
         let mut components = object.map(|o| o.components).unwrap_or_default();
         for change in &self.components {
             let at = find(&components, &change.name);
@@ -82,6 +86,10 @@ impl ObjectChange {
 
     /// The object before the record. The object must be as the record left it.
     pub fn undo(&self, object: Option<Object>, pair: Pair) -> Result<Option<Object>, Mismatch> {
+        if !self.is_write() {
+            let untouched = object.as_ref().map(|o| o.last) == self.before;
+            return untouched.then_some(object).ok_or(Mismatch);
+        }
         if object.as_ref().is_some_and(|o| o.last.pair != pair) {
             return Err(Mismatch);
         }

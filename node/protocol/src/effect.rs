@@ -44,6 +44,7 @@ pub struct Assignment {
     /// The process that acts; `None`: the shard has no primary at the moment.
     pub primary: Option<ProcessId>,
     pub secondaries: Vec<CopyId>,
+    /// Copies that follow and are not complete, and those that leave and still give their orphans.
     pub joining: Vec<CopyId>,
     /// The lowest old epoch of an open cut: nothing logged after its cut may be trimmed.
     pub oldest_open_cut: Option<Pair>,
@@ -77,6 +78,10 @@ pub enum Input {
         caller: Caller,
         epoch: Epoch,
         hand_over: Option<HandOver>,
+    },
+    /// The managers say that this copy may be deleted, as long as no newer row than this is known for the shard.
+    Delete {
+        revision: Revision,
     },
     /// At least every 20 ms.
     Tick,
@@ -158,6 +163,9 @@ pub struct Report {
     pub checksum: u64,
     pub orphans: u64,
     pub complete: bool,
+    /// The newest epoch in which it was found on its primary's branch, with all that was cut off in its orphan log; at the
+    /// primary its own.
+    pub followed: Epoch,
     /// The epoch in which it serves as primary.
     pub serving: Option<Epoch>,
 }

@@ -8,7 +8,10 @@ use crate::object::{Component, LastWrite, Object, Value};
 use crate::request::{FailedOp, Op, OpResult, Outcome, Precondition, Request};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
-use understudy_proto::limits::{COMPONENTS_PER_OBJECT_MAX, RECORD_BYTES_MAX, VALUE_BYTES_MAX};
+use understudy_proto::limits::{
+    COMPONENTS_PER_OBJECT_MAX, OPS_PER_REQUEST_MAX, RECORD_BYTES_MAX, REQUEST_BYTES_MAX,
+    VALUE_BYTES_MAX,
+};
 use understudy_proto::{Pair, RequestId};
 
 /// What a request came to.
@@ -35,6 +38,15 @@ enum Touch {
     Add(i64),
     Append(Vec<Bytes>),
 }
+
+/// Old and new values and results may fill half of a record; the other half is left to the operations (at most
+/// `REQUEST_BYTES_MAX`) and to the heads of the fields.
+const RECORD_BYTES_HALF: usize = RECORD_BYTES_MAX / 2;
+const _: () = assert!(REQUEST_BYTES_MAX + OPS_PER_REQUEST_MAX * OBJECT_HEAD <= RECORD_BYTES_HALF);
+/// What a component costs beside its name and value: two lengths, two tags, a pair of at most 20 bytes.
+const COMPONENT_HEAD: usize = 32;
+/// What an object costs beside its key and components: lengths, tags, a pair and a request id.
+const OBJECT_HEAD: usize = 80;
 
 /// Runs the request as the record `pair`. `lookup` gives the newest state of a key.
 pub fn evaluate<E>(
@@ -80,16 +92,22 @@ fn run(request: &Request, pair: Pair, state: &mut BTreeMap<Bytes, Working>) -> O
         request: request.id,
     };
     let mut results = Vec::with_capacity(request.ops.len());
+    let mut results_size = 0;
     for (index, op) in request.ops.iter().enumerate() {
         let object = state.get_mut(op.key()).expect("every key was looked up");
         match run_op(op, object, last) {
-            Ok(result) => results.push(result),
+            Ok(result) => {
+                results_size += result_size(&result);
+                results.push(result);
+            }
             Err(why) => return Outcome::Failed(index as u32, why),
         }
+        if results_size > RECORD_BYTES_HALF {
+            return Outcome::Failed(index as u32, FailedOp::TooLarge);
+        }
     }
-    let size: usize = state.values().map(Working::record_size).sum();
-    if size > RECORD_BYTES_MAX / 2 {
-        // Old and new values, ops and results share the record; half of the bound for the old values leaves room.
+    let size: usize = state.iter().map(|(key, o)| o.record_size(key)).sum();
+    if size + results_size > RECORD_BYTES_HALF {
         return Outcome::Failed(
             request.ops.len().saturating_sub(1) as u32,
             FailedOp::TooLarge,
@@ -244,18 +262,29 @@ impl Working {
         })
     }
 
-    fn record_size(&self) -> usize {
-        let old: usize = self
-            .before
-            .iter()
-            .flat_map(|o| &o.components)
-            .map(|c| c.name.len() + c.value.size())
-            .sum();
-        old + self
-            .now
-            .iter()
-            .map(|c| c.name.len() + c.value.size())
-            .sum::<usize>()
+    /// The whole object counts on both sides, also where a part of it changes: what can be written can be deleted.
+    fn record_size(&self, key: &Bytes) -> usize {
+        let values = if self.touched.is_empty() {
+            0
+        } else {
+            let before = self.before.as_ref().map_or(0, |o| size_of(&o.components));
+            before + size_of(&self.now)
+        };
+        OBJECT_HEAD + key.len() + values
+    }
+}
+
+fn size_of(components: &[Component]) -> usize {
+    components
+        .iter()
+        .map(|c| COMPONENT_HEAD + c.name.len() + c.value.size())
+        .sum()
+}
+
+fn result_size(result: &OpResult) -> usize {
+    match result {
+        OpResult::Object(Some(object)) => OBJECT_HEAD + size_of(&object.components),
+        _ => 0,
     }
 }
 

@@ -143,6 +143,20 @@ fn decode_contents(reader: &mut Reader) -> Result<Contents, Malformed> {
 }
 
 impl CopyProgress {
+    /// As it is sent.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.freeze()
+    }
+
+    pub fn from_bytes(bytes: Bytes) -> Result<CopyProgress, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let progress = CopyProgress::decode(&mut reader)?;
+        reader.finish()?;
+        Ok(progress)
+    }
+
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             CopyProgress::Objects { after: None } => out.put_u8(1),

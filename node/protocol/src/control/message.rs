@@ -146,8 +146,8 @@ pub struct HeartbeatRequest {
     pub claims: ClaimDigest,
     /// Only after an answer that wanted it.
     pub claim_list: Option<Vec<Claim>>,
-    /// The term of the leader that, with this heartbeat, was told of every copy.
-    pub reported_to_term: u64,
+    /// The term of the leader that last answered: what it acknowledged is not reported again.
+    pub term: u64,
     pub reports: Vec<CopyReport>,
     pub asks: Vec<Ask>,
     /// Sessions that were active since the last acknowledged report of them.

@@ -426,8 +426,10 @@ impl Replica {
     ) -> Result<(), StoreError> {
         let persisted = self.persisted;
         let primary = self.primary_mut();
+        let epoch = primary.epoch;
         if !primary.serving && primary.start_batch <= persisted {
             primary.serving = true;
+            self.followed = epoch;
         }
         self.answer_durable(context, out);
         self.feed(context, out)?;

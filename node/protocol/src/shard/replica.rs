@@ -16,7 +16,7 @@ use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use understudy_proto::failure::{Applied, Failure, Reason};
-use understudy_proto::{CopyId, Epoch, Pair, ProcessId, ShardId};
+use understudy_proto::{CopyId, Epoch, Pair, ProcessId, Revision, ShardId};
 
 /// What a replica is told once.
 #[derive(Clone, Debug)]
@@ -81,6 +81,8 @@ pub struct Replica {
     /// Seals whose promise is on its way to the disk.
     seals: Vec<(u64, Caller, SealedCopy)>,
     next_ask: Instant,
+    /// As in [`Report`].
+    pub(super) followed: Epoch,
     broken: Option<StoreError>,
 }
 
@@ -125,6 +127,7 @@ impl Replica {
             role: Role::Idle,
             seals: Vec::new(),
             next_ask: now,
+            followed: Epoch::ZERO,
             broken: None,
         }
     }
@@ -155,6 +158,10 @@ impl Replica {
                 epoch,
                 hand_over,
             } => self.on_seal(context, caller, epoch, hand_over, out),
+            Input::Delete { revision } => {
+                self.on_delete(revision, out);
+                Ok(())
+            }
             Input::Tick => self.on_tick(context, out),
         };
         if let Err(error) = done {
@@ -252,11 +259,32 @@ impl Replica {
             checksum: self.live.checksum,
             orphans: self.orphans,
             complete: self.is_complete(),
+            followed: self.followed,
             serving: match &self.role {
                 Role::Primary(primary) if primary.serving => Some(primary.epoch),
                 _ => None,
             },
         }
+    }
+
+    /// The epoch in which this process is named as primary and acts as such: what it wants a lease for.
+    pub fn claim(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Primary(primary) => Some(primary.epoch),
+            _ => None,
+        }
+    }
+
+    /// The durable dedup entry of a request in this copy.
+    pub fn durable_dedup(
+        &self,
+        context: &Context<'_>,
+        id: understudy_proto::RequestId,
+    ) -> Result<Option<crate::request::DedupEntry>, StoreError> {
+        let found = self.live.dedup(self.shard, context.stored, id)?;
+        Ok(found
+            .filter(|(batch, _)| *batch <= self.persisted)
+            .map(|(_, entry)| entry))
     }
 
     pub fn assignment(&self) -> Option<&Assignment> {
@@ -451,6 +479,31 @@ impl Replica {
             out.push(Effect::Ask(Ask::NewEpoch { epoch: row.epoch }));
             self.next_ask = context.now + self.settings.interval;
         }
+    }
+
+    /// Forgets the copy; its promise and its orphan log stay.
+    fn on_delete(&mut self, revision: Revision, out: &mut Vec<Effect>) {
+        let named_since = self
+            .assignment
+            .as_ref()
+            .is_some_and(|row| row.revision > revision);
+        if named_since || self.orphans > 0 || matches!(self.role, Role::Primary(_)) {
+            return;
+        }
+        self.become_idle(out);
+        self.meta = Meta {
+            promise: self.meta.promise,
+            ..Meta::empty()
+        };
+        self.live = Side::open(&self.meta.live, None);
+        self.staged = None;
+        self.persist(
+            vec![
+                StoreChange::DropCopy,
+                StoreChange::PutMeta(self.meta.clone()),
+            ],
+            out,
+        );
     }
 
     fn on_broken(&mut self, error: StoreError, out: &mut Vec<Effect>) {

@@ -26,8 +26,6 @@ pub(super) struct Secondary {
     pub stream: u64,
     /// When something last came forward: a subscription sent, records or a chunk taken.
     pub progress: Instant,
-    /// The primary found this copy on its branch, in this epoch.
-    pub on_branch: bool,
 }
 
 /// What a copy that follows waits for.
@@ -72,7 +70,6 @@ impl Replica {
             // Streams of different epochs and process starts must not be taken for each other.
             stream: self.me.incarnation.0 << 32,
             progress: context.now,
-            on_branch: false,
         });
         self.subscribe(context, out);
         Ok(())
@@ -168,8 +165,8 @@ impl Replica {
         if branch.mode == BranchMode::Records {
             let secondary = self.secondary_mut();
             secondary.phase = Phase::Streaming;
-            secondary.on_branch = true;
             secondary.progress = context.now;
+            self.followed = secondary.epoch;
             self.acknowledge(out);
             return Ok(());
         }
@@ -255,8 +252,8 @@ impl Replica {
             self.persist(changes, out);
             let secondary = self.secondary_mut();
             secondary.phase = Phase::Streaming;
-            secondary.on_branch = true;
             secondary.progress = context.now;
+            self.followed = secondary.epoch;
         }
         if gap {
             self.subscribe(context, out);

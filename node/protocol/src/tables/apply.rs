@@ -214,6 +214,10 @@ impl Tables {
 // Membership.
 impl Tables {
     fn register_node(&mut self, r: &Registration, changes: &mut Changes) -> Outcome {
+        if self.naming.lost.iter().any(|c| c.store == r.store) {
+            let why = "a person declared this data folder lost: start with an empty one";
+            return Err(not_allowed(why));
+        }
         let (entry, new) = self.membership.register(r)?;
         let process = entry.process();
         if new {

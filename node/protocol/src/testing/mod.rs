@@ -2,7 +2,9 @@
 //!
 //! Plain code, always compiled, used by no server.
 
+mod history;
 mod store;
 mod tables;
 
+pub use history::History;
 pub use store::{MemoryStore, Part, Reads};

@@ -1,0 +1,340 @@
+//! From a primary that is gone to the next one: the latch, the seals, the waits, the choice.
+//!
+//! Begun is what is in the row: from there on this or a later leader finishes it. The latch holds from the moment that
+//! this leader decides, before anything is recorded, until the row's epoch has reached the failover's.
+
+use super::leader::{Leader, Turn};
+use super::message::{Claim, SealAnswer, SealOutcome};
+use crate::detector::Verdict;
+use crate::mutant::Mutant;
+use crate::tables::{EntryOp, NodeState, ShardEntry};
+use crate::time::Instant;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use understudy_proto::ids::{CopyId, Epoch, Pair, ProcessId, ShardId};
+
+/// One shard's failover as this leader conducts it.
+#[derive(Debug)]
+pub(super) struct Failover {
+    /// The epoch that ends with it.
+    pub(super) old_epoch: Epoch,
+    /// The epoch that copies are sealed for.
+    pub(super) epoch: Epoch,
+    preferred: Option<CopyId>,
+    primary: ProcessId,
+    /// When this leader last answered the primary before the latch; none of its later answers covers the shard.
+    answered: Option<Instant>,
+    seals: BTreeMap<CopyId, Pair>,
+    /// Answered, and not sealed: asked again, but not waited for.
+    unwilling: BTreeSet<CopyId>,
+    asked: BTreeMap<CopyId, Instant>,
+    first_sealed: Option<Instant>,
+}
+
+impl Failover {
+    /// A higher promise was met: what was sealed for less counts no more.
+    fn raise(&mut self, epoch: Epoch) {
+        assert!(epoch > self.epoch, "{epoch} is no raise of {}", self.epoch);
+        self.epoch = epoch;
+        self.seals.clear();
+        self.unwilling.clear();
+        self.asked.clear();
+        self.first_sealed = None;
+    }
+}
+
+impl Leader {
+    /// Every shard whose primary's process is gone, or is not the node's newest any more.
+    pub(super) fn begin_for_lost_primaries(&mut self, turn: &mut Turn) {
+        let lost = |p: &&ProcessId| {
+            turn.tables.has_ended(**p)
+                || turn.tables.process_of(p.copy()) != Some(**p)
+                || self.verdict(turn, p.node) == Verdict::Down
+        };
+        let lost: Vec<ProcessId> = self.view.primaries.keys().filter(lost).copied().collect();
+        for process in lost {
+            self.begin_for(turn, process);
+        }
+    }
+
+    pub(super) fn begin_for(&mut self, turn: &mut Turn, process: ProcessId) {
+        let Some(primaries) = self.view.primaries.get(&process) else {
+            return;
+        };
+        let shards: Vec<ShardId> = primaries.shards.iter().copied().collect();
+        for shard in shards {
+            self.begin(turn, shard, Epoch::ZERO, None);
+        }
+    }
+
+    /// Sets the latch and starts, or raises the epoch of what is under way.
+    pub(super) fn begin(
+        &mut self,
+        turn: &mut Turn,
+        shard: ShardId,
+        at_least: Epoch,
+        preferred: Option<CopyId>,
+    ) {
+        if self.latch(turn, shard, at_least, preferred) {
+            self.drive_failover(turn, shard);
+        }
+    }
+
+    fn latch(
+        &mut self,
+        turn: &Turn,
+        shard: ShardId,
+        at_least: Epoch,
+        preferred: Option<CopyId>,
+    ) -> bool {
+        let Some(entry) = turn.tables.shard(shard) else {
+            return false;
+        };
+        let Some(primary) = entry.primary else {
+            return false;
+        };
+        let recorded = entry.begun.map_or(Epoch::ZERO, |b| b.epoch);
+        let epoch = at_least.max(entry.epoch.next()).max(recorded);
+        if let Some(failover) = self.failovers.get_mut(&shard) {
+            let higher = epoch > failover.epoch;
+            if higher {
+                failover.raise(epoch);
+            }
+            return higher;
+        }
+        let handing = self.hand_overs.get(&shard).map(|h| h.target);
+        let failover = Failover {
+            old_epoch: entry.epoch,
+            epoch,
+            preferred: preferred
+                .or(handing)
+                .or(entry.begun.and_then(|b| b.preferred)),
+            primary,
+            answered: self.answered.get(&primary).copied(),
+            seals: BTreeMap::new(),
+            unwilling: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            first_sealed: None,
+        };
+        self.failovers.insert(shard, failover);
+        true
+    }
+
+    /// Keeps the latch in step with the row: takes over what a predecessor began, lets go of what has ended.
+    pub(super) fn follow_entry(
+        &mut self,
+        turn: &mut Turn,
+        shard: ShardId,
+        entry: Option<&ShardEntry>,
+    ) {
+        let Some(entry) = entry else {
+            self.failovers.remove(&shard);
+            self.hand_overs.remove(&shard);
+            self.hand_over_not_before.remove(&shard);
+            self.short.remove(&shard);
+            return;
+        };
+        if self
+            .hand_overs
+            .get(&shard)
+            .is_some_and(|h| h.epoch < entry.epoch)
+        {
+            self.hand_overs.remove(&shard);
+        }
+        let under_way = self.failovers.get(&shard).map(|f| (f.old_epoch, f.epoch));
+        if let Some((old, epoch)) = under_way
+            && entry.epoch > old
+        {
+            self.failovers.remove(&shard);
+            if epoch > entry.epoch {
+                // A predecessor's promotion to a lower epoch came first; the higher promise still has to be met.
+                self.latch(turn, shard, epoch, None);
+            }
+        }
+        if let Some(begun) = entry.begun {
+            self.latch(turn, shard, begun.epoch, begun.preferred);
+        }
+    }
+
+    /// Does what can be done now: record the beginning, ask for seals, promote.
+    pub(super) fn drive_failover(&mut self, turn: &mut Turn, shard: ShardId) {
+        let Some(entry) = turn.tables.shard(shard) else {
+            return;
+        };
+        let Some(failover) = self.failovers.get(&shard) else {
+            return;
+        };
+        let (epoch, preferred) = (failover.epoch, failover.preferred);
+        if entry.begun.is_none_or(|b| b.epoch < epoch) {
+            let op = EntryOp::BeginFailover { epoch, preferred };
+            self.change(turn, shard, entry, op);
+            return;
+        }
+        self.ask_for_seals(turn, shard, entry);
+        if self.may_promote(turn, shard, entry) {
+            self.promote(turn, shard, entry);
+        }
+    }
+
+    fn ask_for_seals(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
+        let Some(failover) = self.failovers.get_mut(&shard) else {
+            return;
+        };
+        for copy in entry.candidates() {
+            let Some(process) = turn.tables.process_of(copy) else {
+                continue;
+            };
+            let asked = failover.asked.get(&copy);
+            let again = asked.is_none_or(|at| turn.now.since(*at) >= turn.settings.ask_again);
+            if failover.seals.contains_key(&copy) || !again || turn.tables.has_ended(process) {
+                continue;
+            }
+            failover.asked.insert(copy, turn.now);
+            let epoch = failover.epoch;
+            turn.seal(process, Claim { shard, epoch });
+        }
+    }
+
+    pub(super) fn on_seal_answer(&mut self, turn: &mut Turn, answer: SealAnswer) {
+        for (seal, outcome) in answer.seals {
+            self.on_seal(turn, answer.from, seal, outcome);
+        }
+    }
+
+    fn on_seal(&mut self, turn: &mut Turn, from: ProcessId, seal: Claim, outcome: SealOutcome) {
+        let Some(failover) = self.failovers.get(&seal.shard) else {
+            return;
+        };
+        let Some(entry) = turn.tables.shard(seal.shard) else {
+            return;
+        };
+        let copy = from.copy();
+        if failover.epoch != seal.epoch || !entry.candidates().any(|c| c == copy) {
+            return;
+        }
+        match outcome {
+            SealOutcome::Sealed { last } => self.note_seal(turn, seal, from, last),
+            SealOutcome::PromisedHigher { epoch } => self.begin(turn, seal.shard, epoch, None),
+            SealOutcome::GraceNotOver | SealOutcome::NoCopy => {
+                if let Some(failover) = self.failovers.get_mut(&seal.shard) {
+                    failover.unwilling.insert(copy);
+                }
+            }
+        }
+        self.drive_failover(turn, seal.shard);
+    }
+
+    /// `from` promised the failover's epoch and will not go on from that last record by itself.
+    pub(super) fn note_seal(&mut self, turn: &Turn, seal: Claim, from: ProcessId, last: Pair) {
+        let Some(failover) = self.failovers.get_mut(&seal.shard) else {
+            return;
+        };
+        let primary = failover.primary;
+        let earlier = from.copy() == primary.copy() && from.incarnation < primary.incarnation;
+        if failover.epoch != seal.epoch || earlier || last.epoch > failover.old_epoch {
+            return;
+        }
+        failover.first_sealed.get_or_insert(turn.now);
+        failover.unwilling.remove(&from.copy());
+        failover.seals.insert(from.copy(), last);
+    }
+
+    fn may_promote(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> bool {
+        let failover = &self.failovers[&shard];
+        let Some(first) = failover.first_sealed else {
+            return false;
+        };
+        if self.is_pending(turn, shard, entry) || !self.leases_are_over(turn, failover) {
+            return false;
+        }
+        let slow = |c: &CopyId| {
+            !failover.seals.contains_key(c)
+                && !failover.unwilling.contains(c)
+                && self.is_reachable(turn, *c)
+        };
+        let wait = turn.tables.settings().slower_candidates_wait;
+        turn.now.since(first) >= wait || !entry.candidates().any(|c| slow(&c))
+    }
+
+    /// Whether the old primary can hold no lease any more. While witness sets are empty there is only the manager's.
+    fn leases_are_over(&self, turn: &Turn, failover: &Failover) -> bool {
+        let primary = failover.primary;
+        if failover.seals.contains_key(&primary.copy()) || turn.tables.has_ended(primary) {
+            return true;
+        }
+        let longest = turn.tables.settings().lease_longest;
+        let predecessors = self.elected_at + self.election_timeout(turn) + longest;
+        let own = failover.answered.map(|at| at + longest);
+        let waited = turn.now >= predecessors || Mutant::NewLeaderDoesNotWait.on();
+        waited && own.is_none_or(|end| turn.now >= end)
+    }
+
+    /// Whether it makes sense to wait for that copy's answer, or to promote it.
+    fn is_reachable(&self, turn: &Turn, copy: CopyId) -> bool {
+        let Some(process) = turn.tables.process_of(copy) else {
+            return false;
+        };
+        let state = turn.tables.node(copy.node).map(|n| n.state);
+        !matches!(state, None | Some(NodeState::Down | NodeState::Removed))
+            && !turn.tables.has_ended(process)
+            && !turn.tables.is_lost(copy)
+            && self.verdict(turn, copy.node) != Verdict::Down
+    }
+
+    fn promote(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
+        let failover = &self.failovers[&shard];
+        // A copy that died after it was sealed counts as not sealed: an open cut lists its store.
+        let living = failover.seals.iter();
+        let living = living.filter(|(copy, _)| self.is_reachable(turn, **copy));
+        let living: BTreeMap<CopyId, Pair> = living.map(|(c, last)| (*c, *last)).collect();
+        let Some((copy, last)) = self.best(turn, failover, entry, &living) else {
+            return;
+        };
+        let Some(promoted) = turn.tables.process_of(copy) else {
+            return;
+        };
+        let op = EntryOp::Promote {
+            epoch: failover.epoch,
+            promoted,
+            last,
+            sealed: living.into_keys().collect(),
+        };
+        self.change(turn, shard, entry, op);
+    }
+
+    /// The most advanced; ties: who was prepared for it, who stays, the site, the load, the order of succession.
+    fn best(
+        &self,
+        turn: &Turn,
+        failover: &Failover,
+        entry: &ShardEntry,
+        sealed: &BTreeMap<CopyId, Pair>,
+    ) -> Option<(CopyId, Pair)> {
+        let namespace = turn.tables.namespace(entry.namespace)?;
+        let rank = |copy: CopyId| {
+            let node = turn.tables.node(copy.node);
+            let site = node.map_or("", |n| n.site.as_str());
+            let was_here = usize::from(copy == failover.primary.copy());
+            (
+                failover.preferred == Some(copy),
+                !self.is_emptying(turn.tables, copy.node),
+                Reverse(namespace.settings.site_rank(site)),
+                Reverse(self.load(turn.tables, copy.node, was_here)),
+                Reverse(entry.candidates().position(|c| c == copy)),
+            )
+        };
+        let living = sealed.iter().map(|(c, last)| (*c, *last));
+        if Mutant::PromoteLeastAdvanced.on() {
+            return living.min_by_key(|(_, last)| *last);
+        }
+        let best = living.max_by_key(|(c, last)| (*last, rank(*c)));
+        if let Some((_, last)) = best {
+            let highest = sealed.values().all(|other| *other <= last);
+            assert!(
+                highest,
+                "shard of {namespace:?}: {last} is not the most advanced"
+            );
+        }
+        best
+    }
+}

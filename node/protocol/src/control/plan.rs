@@ -1,0 +1,288 @@
+//! What each shard needs next: its first place, its number of copies, its closed cuts. One change of a row at a time.
+
+use super::leader::{Leader, Turn};
+use super::message::CopyReport;
+use crate::mutant::Mutant;
+use crate::tables::{EntryOp, NodeState, ShardEntry};
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use understudy_proto::ids::{CopyId, Epoch, NodeId, ProcessId, ShardId};
+
+/// What is proposed and not yet in the tables, counted in so that one batch spreads evenly.
+#[derive(Debug, Default)]
+pub(super) struct Planned {
+    of: BTreeMap<ShardId, (Option<NodeId>, Vec<NodeId>)>,
+    primaries: BTreeMap<NodeId, usize>,
+    copies: BTreeMap<NodeId, usize>,
+    /// The last shard that was looked at, so that all get their turn.
+    cursor: ShardId,
+}
+
+impl Planned {
+    pub(super) fn note(&mut self, shard: ShardId, op: &EntryOp) {
+        self.forget(shard);
+        let (primary, copies) = match op {
+            EntryOp::Place {
+                primary,
+                secondaries,
+            } => {
+                let nodes = secondaries.iter().map(|c| c.node);
+                (Some(primary.node), nodes.chain([primary.node]).collect())
+            }
+            EntryOp::Promote { promoted, .. } => (Some(promoted.node), Vec::new()),
+            EntryOp::AddJoining { copy, .. } => (None, vec![copy.node]),
+            _ => return,
+        };
+        primary
+            .iter()
+            .for_each(|n| *self.primaries.entry(*n).or_default() += 1);
+        copies
+            .iter()
+            .for_each(|n| *self.copies.entry(*n).or_default() += 1);
+        self.of.insert(shard, (primary, copies));
+    }
+
+    pub(super) fn forget(&mut self, shard: ShardId) {
+        let Some((primary, copies)) = self.of.remove(&shard) else {
+            return;
+        };
+        let less = |counts: &mut BTreeMap<NodeId, usize>, node: NodeId| {
+            let count = counts.get_mut(&node).expect("what is planned was counted");
+            *count -= 1;
+        };
+        primary.iter().for_each(|n| less(&mut self.primaries, *n));
+        copies.iter().for_each(|n| less(&mut self.copies, *n));
+    }
+
+    pub(super) fn primaries_at(&self, node: NodeId) -> usize {
+        self.primaries.get(&node).copied().unwrap_or(0)
+    }
+
+    pub(super) fn copies_at(&self, node: NodeId) -> usize {
+        self.copies.get(&node).copied().unwrap_or(0)
+    }
+}
+
+/// How much a copy counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Here,
+    /// Its node is down, not yet for long.
+    Away,
+    /// Its node is down for long, or has another store now.
+    Gone,
+    /// Its node drains, or its site may not hold the namespace any more.
+    Unwanted,
+}
+
+impl Leader {
+    pub(super) fn plan_dirty(&mut self, turn: &mut Turn) {
+        for _ in 0..turn.settings.plans_per_step {
+            let cursor = self.planned.cursor;
+            let mut rest = self.dirty.range((Excluded(cursor), Unbounded));
+            let next = rest.next().or(self.dirty.first()).copied();
+            let Some(shard) = next else {
+                return;
+            };
+            self.planned.cursor = shard;
+            self.dirty.remove(&shard);
+            self.plan(turn, shard);
+        }
+    }
+
+    fn plan(&mut self, turn: &mut Turn, shard: ShardId) {
+        let Some(entry) = turn.tables.shard(shard) else {
+            self.let_deleted_shards_go(turn, shard);
+            return;
+        };
+        if self.failovers.contains_key(&shard) {
+            self.drive_failover(turn, shard);
+            return;
+        }
+        if self.is_pending(turn, shard, entry) {
+            return;
+        }
+        self.settle(shard);
+        self.let_strays_go(turn, shard, entry);
+        if let Some(op) = self.next_change(turn, shard, entry) {
+            self.change(turn, shard, entry, op);
+        } else {
+            self.plan_hand_over(turn, shard);
+        }
+    }
+
+    fn next_change(&mut self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
+        if entry.epoch == Epoch::ZERO {
+            return self.first_place(turn, shard, entry);
+        }
+        self.take_in_stray(turn, shard, entry)
+            .or_else(|| self.close_cut(shard, entry))
+            .or_else(|| self.finish_leaving(turn, shard, entry))
+            .or_else(|| self.fill(turn, shard, entry))
+            .or_else(|| self.shed(turn, entry))
+    }
+
+    /// The reports about that shard by copies that its row does not name.
+    fn strays(&self, shard: ShardId, entry: &ShardEntry) -> Vec<(CopyId, CopyReport)> {
+        let reports = self.heard.values().filter_map(|h| {
+            let report = h.reports.get(&shard)?;
+            Some((h.process.copy(), *report))
+        });
+        reports.filter(|(copy, _)| !entry.names(*copy)).collect()
+    }
+
+    fn let_strays_go(&mut self, turn: &Turn, shard: ShardId, entry: &ShardEntry) {
+        for (copy, report) in self.strays(shard, entry) {
+            if let Some(heard) = self.heard.get_mut(&copy.node) {
+                if has_given_all(&report, entry, copy) {
+                    heard.deletable.insert(shard, turn.tables.revision());
+                } else {
+                    heard.deletable.remove(&shard);
+                }
+            }
+        }
+        for copy in entry.copies() {
+            if let Some(heard) = self.heard.get_mut(&copy.node)
+                && heard.process.copy() == copy
+            {
+                heard.deletable.remove(&shard);
+            }
+        }
+    }
+
+    fn let_deleted_shards_go(&mut self, turn: &Turn, shard: ShardId) {
+        if !turn.tables.shard_is_deleted(shard) {
+            return;
+        }
+        for heard in self.heard.values_mut() {
+            if heard.reports.contains_key(&shard) {
+                heard.deletable.insert(shard, turn.tables.revision());
+            }
+        }
+    }
+
+    /// A copy that the row no longer names first follows and gives its orphans.
+    fn take_in_stray(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
+        let mut strays = self.strays(shard, entry).into_iter();
+        let (copy, _) = strays.find(|(copy, report)| {
+            !has_given_all(report, entry, *copy) && turn.tables.process_of(*copy).is_some()
+        })?;
+        let leaving = true;
+        Some(EntryOp::AddJoining { copy, leaving })
+    }
+
+    fn close_cut(&self, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
+        for cut in &entry.open_cuts {
+            for copy in &cut.stores {
+                let report = self.report(shard, *copy);
+                let back = report.is_some_and(|r| r.followed >= cut.new_epoch && r.orphans == 0);
+                if back || Mutant::CloseCutsEarly.on() {
+                    let followed = report.map_or(cut.new_epoch, |r| r.followed);
+                    let followed = followed.max(cut.new_epoch).min(entry.epoch);
+                    let copy = *copy;
+                    return Some(EntryOp::CloseCuts { copy, followed });
+                }
+            }
+        }
+        None
+    }
+
+    fn finish_leaving(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
+        let done = |copy: &&CopyId| {
+            let report = self.report(shard, **copy);
+            report.is_some_and(|r| has_given_all(r, entry, **copy))
+                || self.standing(turn, entry, **copy) == Standing::Gone
+        };
+        let copy = *entry.leaving.iter().find(done)?;
+        Some(EntryOp::Remove { copy })
+    }
+
+    /// Restores the number of copies.
+    fn fill(&mut self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
+        let wanted = turn.tables.namespace(entry.namespace)?.settings.copies as usize;
+        let counts = |c: &CopyId| {
+            let standing = self.standing(turn, entry, *c);
+            !entry.leaving.contains(c) && matches!(standing, Standing::Here | Standing::Away)
+        };
+        if entry.copies().filter(counts).count() >= wanted {
+            self.short.remove(&shard);
+            return None;
+        }
+        self.short.entry(shard).or_insert(turn.now);
+        let copy = self.place_for_one_more(turn, entry)?;
+        let leaving = false;
+        Some(EntryOp::AddJoining { copy, leaving })
+    }
+
+    /// Takes away what is too much, once enough full copies are here.
+    fn shed(&self, turn: &Turn, entry: &ShardEntry) -> Option<EntryOp> {
+        let wanted = turn.tables.namespace(entry.namespace)?.settings.copies as usize;
+        let standing = |c: CopyId| self.standing(turn, entry, c);
+        let joins = || entry.joining.difference(&entry.leaving).copied();
+        if let Some(copy) = joins().find(|c| standing(*c) == Standing::Gone) {
+            return Some(EntryOp::Remove { copy });
+        }
+        let here = entry
+            .candidates()
+            .filter(|c| standing(*c) == Standing::Here);
+        let here = here.count();
+        if here < wanted {
+            return None;
+        }
+        let mut secondaries = entry.secondaries.iter().copied();
+        if let Some(copy) = secondaries.clone().find(|c| standing(*c) == Standing::Gone) {
+            return Some(EntryOp::Remove { copy });
+        }
+        if let Some(copy) = joins().next() {
+            return Some(EntryOp::MarkLeaving { copy });
+        }
+        if let Some(copy) = secondaries.find(|c| standing(*c) == Standing::Unwanted) {
+            return Some(EntryOp::MarkLeaving { copy });
+        }
+        if here == wanted {
+            return None;
+        }
+        let present = entry.secondaries.iter().copied();
+        let present = present.filter(|c| standing(*c) == Standing::Here);
+        let copy = present.max_by_key(|c| self.view.copies_at(c.node))?;
+        Some(EntryOp::MarkLeaving { copy })
+    }
+
+    fn standing(&self, turn: &Turn, entry: &ShardEntry, copy: CopyId) -> Standing {
+        let Some(node) = turn.tables.node(copy.node) else {
+            return Standing::Gone;
+        };
+        let replaced = node.store != copy.store || turn.tables.is_lost(copy);
+        if replaced || node.state == NodeState::Removed {
+            return Standing::Gone;
+        }
+        let namespace = turn.tables.namespace(entry.namespace);
+        if node.drain || namespace.is_some_and(|n| !n.settings.allows_site(&node.site)) {
+            return Standing::Unwanted;
+        }
+        let after = turn.tables.settings().replace_after;
+        match self.down_since.get(&copy.node) {
+            Some(since) if turn.now.since(*since) >= after => Standing::Gone,
+            Some(_) => Standing::Away,
+            None => Standing::Here,
+        }
+    }
+
+    /// Primaries of the node, also planned ones, weighted by its capacity; `but` are not counted.
+    pub(super) fn load(&self, tables: &crate::tables::Tables, node: NodeId, but: usize) -> usize {
+        let count = self.view.primaries_at(node) + self.planned.primaries_at(node);
+        let capacity = tables.node(node).map_or(1, |n| n.capacity.max(1)) as usize;
+        count.saturating_sub(but) * 1_024 / capacity
+    }
+}
+
+/// Whether a copy followed the present primary and has nothing that nobody else has.
+fn has_given_all(report: &CopyReport, entry: &ShardEntry, copy: CopyId) -> bool {
+    report.orphans == 0 && report.followed == entry.epoch && !entry.cut_lists(copy)
+}
+
+/// The process that a first placement makes primary, and the other copies.
+pub(super) struct FirstPlace {
+    pub(super) primary: ProcessId,
+    pub(super) secondaries: Vec<CopyId>,
+}

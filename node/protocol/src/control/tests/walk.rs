@@ -1,0 +1,99 @@
+//! Random walks: crashes with and without exit reports, restarts, cuts, elections, lost and repeated messages; then
+//! everything heals and has to be whole again within a bounded time.
+
+use super::world::World;
+use crate::control::Input;
+use crate::control::message::Condition;
+use crate::tables::{Command, SettingsChange};
+use crate::time::Duration;
+use understudy_proto::ids::NodeId;
+
+/// More with `WALKS=500`, one with `WALK=seed`.
+const WALKS: u64 = 12;
+
+fn walk(seed: u64) -> usize {
+    let mut world = World::served(seed, 3, 4, 6);
+    world.loss = world.rng.below(20);
+    world.delay_ms = world.rng.below(120);
+    for _ in 0..40 {
+        disturb(&mut world);
+        let ms = 50 + world.rng.below(900);
+        world.run(ms);
+    }
+    heal(&mut world);
+    world.run(45_000);
+    assert_eq!(world.unfinished(), Vec::<String>::new(), "seed {seed}");
+    world.promotions
+}
+
+fn disturb(world: &mut World) {
+    let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+    let node = nodes[world.rng.below(nodes.len() as u64) as usize];
+    let up = world.nodes[&node].up;
+    match world.rng.below(12) {
+        0 if up => world.crash(node),
+        1 if up => world.crash_with_report(node),
+        2 | 3 if !up => world.restart(node),
+        4 => world.restart(node),
+        5 => world.nodes.get_mut(&node).unwrap().cut = true,
+        6 | 7 => world.nodes.values_mut().for_each(|n| n.cut = false),
+        8 => {
+            let election = 150 + world.rng.below(600);
+            world.lose_leader(election);
+        }
+        9 => {
+            let lease = [0, 900, 1_500, 3_000][world.rng.below(4) as usize];
+            let lease = Some(Duration::from_millis(lease));
+            let change = SettingsChange {
+                lease,
+                ..SettingsChange::default()
+            };
+            let _ = world.command(Command::SetSettings(change));
+        }
+        10 => {
+            let control = &mut world.nodes.get_mut(&node).unwrap().control;
+            control.set_condition(Condition::Stopping);
+        }
+        _ => transfer(world, node),
+    }
+}
+
+fn transfer(world: &mut World, node: NodeId) {
+    let Some(leader) = world.leader else { return };
+    let copy = world.nodes[&node].process.copy();
+    let shards = world.tables().shards().keys().copied().collect::<Vec<_>>();
+    let shard = shards[world.rng.below(shards.len() as u64) as usize];
+    world.input(
+        leader,
+        Input::TransferWanted {
+            shard,
+            target: copy,
+        },
+    );
+}
+
+fn heal(world: &mut World) {
+    (world.loss, world.delay_ms) = (0, 10);
+    let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+    for node in nodes {
+        world.nodes.get_mut(&node).unwrap().cut = false;
+        let control = &mut world.nodes.get_mut(&node).unwrap().control;
+        control.set_condition(Condition::Serving);
+        if !world.nodes[&node].up {
+            world.restart(node);
+        }
+    }
+}
+
+#[test]
+fn random_walks_keep_the_invariants_and_end_whole() {
+    #[cfg(feature = "mutants")]
+    if let Ok(name) = std::env::var("UNDERSTUDY_MUTANT") {
+        crate::mutant::choose(crate::mutant::Mutant::parse(&name));
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let walks = number("WALKS").unwrap_or(WALKS);
+    let seeds = number("WALK").map_or(0..walks, |seed| seed..seed + 1);
+    let promotions: usize = seeds.map(walk).sum();
+    assert!(promotions > 0, "the walks promoted nobody");
+}

@@ -1,0 +1,159 @@
+//! Messages between copies, to and from the wire. Bytes of another build are malformed, never guessed at.
+
+use understudy_proto::{CopyId, Epoch, Pair, ShardId, v1};
+use understudy_protocol::codec::Malformed;
+use understudy_protocol::object::Object;
+use understudy_protocol::record::EncodedRecord;
+use understudy_protocol::request::DedupEntry;
+use understudy_protocol::shard::message::{
+    Ack, Branch, BranchMode, CopyChunk, Message, Pulse, Records, Reject, Subscribe,
+};
+use understudy_protocol::store::CopyProgress;
+
+use super::wire::{pair, request_id, to_pair, to_request_id};
+use v1::peer_message::Kind;
+
+fn pairs(pairs: &[Pair]) -> Vec<v1::Pair> {
+    pairs.iter().copied().map(pair).collect()
+}
+
+fn to_pairs(pairs: Vec<v1::Pair>) -> Vec<Pair> {
+    pairs.into_iter().map(|pair| to_pair(Some(pair))).collect()
+}
+
+/// A message about a shard as it is sent.
+pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
+    let kind = match message {
+        Message::Subscribe(m) => Kind::Subscribe(v1::Subscribe {
+            epoch: m.epoch.0,
+            stream: m.stream,
+            position: Some(pair(m.position)),
+            checksum: m.checksum,
+            epoch_starts: pairs(&m.epoch_starts),
+            credit: m.credit,
+            copying: m.copying.map(|progress| progress.to_bytes()).unwrap_or_default(),
+        }),
+        Message::Branch(m) => Kind::Branch(v1::Branch {
+            epoch: m.epoch.0,
+            stream: m.stream,
+            cut: Some(pair(m.cut)),
+            mode: match m.mode {
+                BranchMode::Records => v1::branch::Mode::Records,
+                BranchMode::Undo => v1::branch::Mode::Undo,
+                BranchMode::Rebuild => v1::branch::Mode::Rebuild,
+            } as i32,
+        }),
+        Message::Records(m) => Kind::Records(v1::Records {
+            epoch: m.epoch.0,
+            stream: m.stream,
+            records: m.records.into_iter().map(|record| record.bytes).collect(),
+        }),
+        Message::Ack(m) => Kind::Ack(v1::Ack {
+            epoch: m.epoch.0,
+            stream: m.stream,
+            position: Some(pair(m.position)),
+        }),
+        Message::CopyChunk(m) => Kind::Chunk(encode_chunk(m)),
+        Message::Pulse(m) => Kind::Pulse(v1::Pulse {
+            epoch: m.epoch.0,
+            position: Some(pair(m.position)),
+            base: Some(pair(m.base)),
+        }),
+        Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
+    };
+    v1::PeerMessage { shard: shard.0, kind: Some(kind) }
+}
+
+fn encode_chunk(m: CopyChunk) -> v1::CopyChunk {
+    v1::CopyChunk {
+        epoch: m.epoch.0,
+        stream: m.stream,
+        continues: m.continues.to_bytes(),
+        then: m.then.to_bytes(),
+        from: Some(pair(m.from)),
+        checksum: m.checksum,
+        epoch_starts: pairs(&m.epoch_starts),
+        at: Some(pair(m.at)),
+        objects: m
+            .objects
+            .into_iter()
+            .map(|(key, object)| v1::CopiedObject { key, object: object.encode() })
+            .collect(),
+        dedup: m
+            .dedup
+            .into_iter()
+            .map(|(id, entry)| v1::CopiedDedup { id: Some(request_id(id)), entry: entry.encode() })
+            .collect(),
+    }
+}
+
+/// A message that came from the copy of a node.
+pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Message), Malformed> {
+    let kind = message.kind.ok_or(Malformed("a message without a kind"))?;
+    let message_of = match kind {
+        Kind::Subscribe(m) => Message::Subscribe(Subscribe {
+            epoch: Epoch(m.epoch),
+            stream: m.stream,
+            copy: from,
+            position: to_pair(m.position),
+            checksum: m.checksum,
+            epoch_starts: to_pairs(m.epoch_starts),
+            credit: m.credit,
+            copying: match m.copying.is_empty() {
+                true => None,
+                false => Some(CopyProgress::from_bytes(m.copying)?),
+            },
+        }),
+        Kind::Branch(m) => Message::Branch(Branch {
+            epoch: Epoch(m.epoch),
+            stream: m.stream,
+            cut: to_pair(m.cut),
+            mode: match m.mode() {
+                v1::branch::Mode::Records => BranchMode::Records,
+                v1::branch::Mode::Undo => BranchMode::Undo,
+                v1::branch::Mode::Rebuild => BranchMode::Rebuild,
+                v1::branch::Mode::Unspecified => return Err(Malformed("mode of a branch")),
+            },
+        }),
+        Kind::Records(m) => {
+            // The rest of a record is read by the replica that takes it.
+            let check = |bytes| EncodedRecord::check(ShardId(message.shard), bytes);
+            let records = m.records.into_iter().map(check).collect::<Result<_, _>>()?;
+            Message::Records(Records { epoch: Epoch(m.epoch), stream: m.stream, records })
+        }
+        Kind::Ack(m) => Message::Ack(Ack {
+            epoch: Epoch(m.epoch),
+            stream: m.stream,
+            copy: from,
+            position: to_pair(m.position),
+        }),
+        Kind::Chunk(m) => Message::CopyChunk(decode_chunk(m)?),
+        Kind::Pulse(m) => Message::Pulse(Pulse {
+            epoch: Epoch(m.epoch),
+            position: to_pair(m.position),
+            base: to_pair(m.base),
+        }),
+        Kind::Reject(m) => Message::Reject(Reject { epoch: Epoch(m.epoch) }),
+    };
+    Ok((ShardId(message.shard), message_of))
+}
+
+fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {
+    let object = |copied: v1::CopiedObject| Ok((copied.key, Object::decode(copied.object)?));
+    let dedup = |copied: v1::CopiedDedup| {
+        let id = to_request_id(copied.id).map_err(|_| Malformed("request id"))?;
+        Ok((id, DedupEntry::decode(copied.entry)?))
+    };
+    Ok(CopyChunk {
+        epoch: Epoch(m.epoch),
+        stream: m.stream,
+        continues: CopyProgress::from_bytes(m.continues)?,
+        then: CopyProgress::from_bytes(m.then)?,
+        from: to_pair(m.from),
+        checksum: m.checksum,
+        epoch_starts: to_pairs(m.epoch_starts),
+        at: to_pair(m.at),
+        objects: m.objects.into_iter().map(object).collect::<Result<_, Malformed>>()?,
+        dedup: m.dedup.into_iter().map(dedup).collect::<Result<_, Malformed>>()?,
+    })
+}

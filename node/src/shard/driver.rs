@@ -1,0 +1,428 @@
+//! The loop of one shard thread: take what waits, step the replicas, carry out the effects. (Twin: the simulator's host.)
+//!
+//! All batches of one turn go to the writer together, all messages to a peer together. No effect waits for another.
+
+use super::host::ShardView;
+use super::mailbox::Mailbox;
+use super::responder::{ReadResponder, Responder};
+use crate::clock;
+use crate::peers::Peers;
+use crate::storage::{Database, Report as StoreReport, Sink, State, Submitter, Writer};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use understudy_proto::failure::{Applied, Failure, Reason};
+use understudy_proto::{Epoch, NodeId, ProcessId, RequestId, Revision, ShardId};
+use understudy_protocol::control::NodeControl;
+use understudy_protocol::control::message as control;
+use understudy_protocol::effect::{
+    Ask, Assignment, Caller, Context, Effect, HandOver, Input, Lease, Report, SealedCopy,
+};
+use understudy_protocol::request::{DedupEntry, Request};
+use understudy_protocol::shard::message::Message;
+use understudy_protocol::shard::{LogView, ReadAnswer, ReadLevel, Replica, Settings};
+use understudy_protocol::store::{Batch, StoreError};
+use understudy_protocol::time::Instant;
+
+/// How long a thread waits for something to do before it lets time pass for its replicas.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What a thread shares with the rest of the node.
+#[derive(Clone)]
+pub struct Outside {
+    pub me: ProcessId,
+    pub settings: Settings,
+    pub database: Arc<Database>,
+    pub control: Arc<Mutex<NodeControl>>,
+    pub peers: Arc<Peers>,
+    /// Called once for each copy that can no longer go on.
+    pub broken: Arc<dyn Fn(ShardId, &StoreError) + Send + Sync>,
+}
+
+/// What can be asked of a thread.
+pub(super) enum Command {
+    Assign { shard: ShardId, row: Assignment },
+    Write { shard: ShardId, request: Request, copies: u32, deadline: Instant, responder: Responder },
+    Read { shard: ShardId, keys: Vec<Bytes>, level: ReadLevel, responder: ReadResponder },
+    Message { shard: ShardId, from: NodeId, message: Message },
+    Seal { shard: ShardId, epoch: Epoch, hand_over: Option<HandOver>, reply: oneshot::Sender<SealedCopy> },
+    Delete { shard: ShardId, revision: Revision },
+    View { shard: ShardId, level: ReadLevel, reply: oneshot::Sender<Result<ShardView, Failure>> },
+    Dedup { shard: ShardId, id: RequestId, reply: oneshot::Sender<Result<Option<DedupEntry>, Failure>> },
+    Follow { shard: ShardId, reply: oneshot::Sender<Result<watch::Receiver<LogView>, Failure>> },
+    Reports { reply: oneshot::Sender<Vec<(ShardId, Report)>> },
+    Stored(StoreReport),
+    Stop,
+}
+
+/// Who waits for an effect that bears a caller.
+enum Waiting {
+    Write(Responder),
+    Seal(oneshot::Sender<SealedCopy>),
+}
+
+pub(super) struct Driver {
+    outside: Outside,
+    submitter: Submitter,
+    mailbox: Arc<Mailbox<Command>>,
+    turned: Arc<AtomicU64>,
+    replicas: BTreeMap<ShardId, Replica>,
+    claims: BTreeMap<ShardId, Epoch>,
+    asks: BTreeMap<ShardId, Vec<control::Ask>>,
+    followers: BTreeMap<ShardId, watch::Sender<LogView>>,
+    waiting: HashMap<u64, Waiting>,
+    next_caller: u64,
+    store: State,
+    /// Copies to be reported at the next tick.
+    changed: BTreeSet<ShardId>,
+    effects: Vec<Effect>,
+    batches: Vec<Batch>,
+    next_tick: Instant,
+}
+
+struct ControlLease(Arc<Mutex<NodeControl>>);
+
+impl Lease for ControlLease {
+    fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
+        lock(&self.0).holds(shard, epoch, now)
+    }
+}
+
+fn lock(control: &Mutex<NodeControl>) -> MutexGuard<'_, NodeControl> {
+    control.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct ToMailbox(Arc<Mailbox<Command>>);
+
+impl Sink for ToMailbox {
+    fn report(&self, report: StoreReport) {
+        self.0.push(Command::Stored(report));
+    }
+}
+
+impl Driver {
+    pub fn new(
+        outside: Outside,
+        writer: &Writer,
+        mailbox: Arc<Mailbox<Command>>,
+        turned: Arc<AtomicU64>,
+    ) -> Driver {
+        Driver {
+            submitter: writer.submitter(ToMailbox(mailbox.clone())),
+            outside,
+            mailbox,
+            turned,
+            replicas: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            waiting: HashMap::new(),
+            next_caller: 0,
+            store: State::Writing,
+            changed: BTreeSet::new(),
+            effects: Vec::new(),
+            batches: Vec::new(),
+            next_tick: Instant::ZERO,
+        }
+    }
+
+    /// Opens the copy of a shard as the store has it, perhaps empty.
+    pub fn open(&mut self, shard: ShardId) -> Result<(), StoreError> {
+        if !self.replicas.contains_key(&shard) {
+            let saved = self.outside.database.open_shard(shard)?;
+            let settings = self.outside.settings.clone();
+            let replica = Replica::open(shard, self.outside.me, saved, settings, clock::now());
+            self.replicas.insert(shard, replica);
+            self.changed.insert(shard);
+        }
+        Ok(())
+    }
+
+    pub fn run(mut self) {
+        let mut commands = Vec::new();
+        let mut stop = false;
+        while !stop {
+            self.mailbox.drain(TICK, &mut commands);
+            self.turned.store(clock::now().0, Relaxed);
+            for command in commands.drain(..) {
+                stop |= matches!(command, Command::Stop);
+                self.handle(command);
+            }
+            if clock::now() >= self.next_tick {
+                self.tick();
+            }
+            self.flush();
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Assign { shard, row } => self.assign(shard, row),
+            Command::Write { shard, request, copies, deadline, responder } => {
+                self.write(shard, request, copies, deadline, responder);
+            }
+            Command::Read { shard, keys, level, responder } => {
+                responder.send(self.read(shard, &keys, level));
+            }
+            Command::Message { shard, from, message } => self.step(shard, Input::Message { from, message }),
+            Command::Seal { shard, epoch, hand_over, reply } if self.replicas.contains_key(&shard) => {
+                let caller = self.caller(Waiting::Seal(reply));
+                self.step(shard, Input::Seal { caller, epoch, hand_over });
+            }
+            // Dropping the reply says that there is no such copy.
+            Command::Seal { .. } | Command::Stop => {}
+            Command::Delete { shard, revision } => self.step(shard, Input::Delete { revision }),
+            Command::View { shard, level, reply } => drop(reply.send(self.view(shard, level))),
+            Command::Dedup { shard, id, reply } => drop(reply.send(self.dedup(shard, id))),
+            Command::Follow { shard, reply } => drop(reply.send(self.follow(shard))),
+            Command::Reports { reply } => {
+                let reports = self.replicas.iter().map(|(shard, replica)| (*shard, replica.report()));
+                drop(reply.send(reports.collect()));
+            }
+            Command::Stored(report) => self.stored(report),
+        }
+    }
+
+    fn assign(&mut self, shard: ShardId, row: Assignment) {
+        let me = self.outside.me.copy();
+        let names = |row: &Assignment| {
+            row.primary.is_some_and(|primary| primary.copy() == me)
+                || row.secondaries.contains(&me)
+                || row.joining.contains(&me)
+        };
+        if !self.replicas.contains_key(&shard) {
+            if !names(&row) {
+                return;
+            }
+            if let Err(error) = self.open(shard) {
+                (self.outside.broken)(shard, &error);
+                return;
+            }
+        }
+        for ask in self.asks.remove(&shard).unwrap_or_default() {
+            lock(&self.outside.control).withdraw(&ask);
+        }
+        self.step(shard, Input::Assignment(row));
+    }
+
+    fn write(&mut self, shard: ShardId, request: Request, copies: u32, deadline: Instant, responder: Responder) {
+        let refused = match &self.store {
+            State::Writing if self.submitter.has_room() => None,
+            State::Writing => Some(Failure::no(Reason::Overloaded, "too much waits for the disk; ask again")),
+            State::Full => Some(Failure::no(Reason::StorageFull, "this node's disk is full; make room on it")),
+            State::Failed(failure) => Some(Failure::no(failure.reason, failure.message.clone())),
+        };
+        if let Some(failure) = refused.or_else(|| self.unknown(shard)) {
+            responder.send(Err(failure));
+            return;
+        }
+        let caller = self.caller(Waiting::Write(responder));
+        self.step(shard, Input::Write { caller, request, copies, deadline });
+    }
+
+    fn unknown(&self, shard: ShardId) -> Option<Failure> {
+        let here = self.replicas.contains_key(&shard);
+        (!here).then(|| {
+            Failure::no(Reason::NotPrimary, "this node has no copy of the shard").with("shard", shard.to_string())
+        })
+    }
+
+    fn read(&mut self, shard: ShardId, keys: &[Bytes], level: ReadLevel) -> Result<ReadAnswer, Failure> {
+        let replica = self.replica(shard)?;
+        let answer = self.with_context(|context| replica.read(context, keys, level))?;
+        if level == ReadLevel::Primary {
+            // The lease is checked again after the values were read.
+            self.with_context(|context| replica.check_primary(context))?;
+        }
+        Ok(answer)
+    }
+
+    fn view(&self, shard: ShardId, level: ReadLevel) -> Result<ShardView, Failure> {
+        let replica = self.replica(shard)?;
+        self.with_context(|context| match level {
+            ReadLevel::Primary => replica.check_primary(context),
+            ReadLevel::Any => replica.check_readable(),
+        })?;
+        Ok(ShardView { log: replica.log_view(), report: replica.report() })
+    }
+
+    fn dedup(&self, shard: ShardId, id: RequestId) -> Result<Option<DedupEntry>, Failure> {
+        let replica = self.replica(shard)?;
+        self.with_context(|context| replica.durable_dedup(context, id)).map_err(|error| {
+            let reason = match error {
+                StoreError::Io(_) => Reason::StorageFailed,
+                StoreError::Corrupt(_) => Reason::StorageCorrupt,
+            };
+            Failure::new(reason, Applied::No, error.to_string())
+        })
+    }
+
+    fn follow(&mut self, shard: ShardId) -> Result<watch::Receiver<LogView>, Failure> {
+        let view = self.replica(shard)?.log_view();
+        let sender = self.followers.entry(shard).or_insert_with(|| watch::Sender::new(view.clone()));
+        sender.send_if_modified(|known| std::mem::replace(known, view.clone()) != view);
+        Ok(sender.subscribe())
+    }
+
+    fn replica(&self, shard: ShardId) -> Result<&Replica, Failure> {
+        self.replicas.get(&shard).ok_or_else(|| self.unknown(shard).expect("it is not here"))
+    }
+
+    fn with_context<T>(&self, act: impl FnOnce(&Context<'_>) -> T) -> T {
+        let lease = ControlLease(self.outside.control.clone());
+        act(&Context {
+            now: clock::now(),
+            wall_ms: clock::unix_ms(),
+            stored: &*self.outside.database,
+            lease: &lease,
+        })
+    }
+
+    fn stored(&mut self, report: StoreReport) {
+        match report {
+            StoreReport::Persisted(upto) => {
+                for (shard, number) in upto {
+                    self.step(shard, Input::Persisted { number });
+                }
+            }
+            StoreReport::State(state) => {
+                let condition = match &state {
+                    State::Writing => control::Condition::Serving,
+                    State::Full | State::Failed(_) => control::Condition::StoreUnwell,
+                };
+                lock(&self.outside.control).set_condition(condition);
+                self.store = state;
+            }
+            StoreReport::Room => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        self.next_tick = now + understudy_protocol::time::Duration(TICK.as_micros() as u64);
+        let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
+        for shard in shards {
+            self.step(shard, Input::Tick);
+        }
+        for shard in std::mem::take(&mut self.changed) {
+            self.report(shard);
+        }
+    }
+
+    fn report(&self, shard: ShardId) {
+        let Some(replica) = self.replicas.get(&shard) else { return };
+        let report = replica.report();
+        lock(&self.outside.control).report(control::CopyReport {
+            shard,
+            present: report.durable.version.0 > 0 || replica.assignment().is_some(),
+            last: report.durable,
+            promised: report.promise,
+            followed: report.followed,
+            orphans: report.orphans,
+        });
+    }
+
+    fn caller(&mut self, waiting: Waiting) -> Caller {
+        self.next_caller += 1;
+        self.waiting.insert(self.next_caller, waiting);
+        Caller(self.next_caller)
+    }
+
+    /// One step of one replica, and its effects.
+    fn step(&mut self, shard: ShardId, input: Input) {
+        let Some(mut replica) = self.replicas.remove(&shard) else { return };
+        let quiet = matches!(input, Input::Tick);
+        let mut effects = std::mem::take(&mut self.effects);
+        self.with_context(|context| replica.step(context, input, &mut effects));
+        if !quiet || !effects.is_empty() {
+            self.changed.insert(shard);
+        }
+        self.claim(shard, replica.claim());
+        self.replicas.insert(shard, replica);
+        for effect in effects.drain(..) {
+            self.carry_out(shard, effect);
+        }
+        self.effects = effects;
+    }
+
+    /// Keeps the node's claims equal to what its replicas act as.
+    fn claim(&mut self, shard: ShardId, claim: Option<Epoch>) {
+        if self.claims.get(&shard).copied() == claim {
+            return;
+        }
+        let mut control = lock(&self.outside.control);
+        match claim {
+            Some(epoch) => {
+                control.claim(shard, epoch);
+                self.claims.insert(shard, epoch);
+            }
+            None => {
+                control.give_up(shard);
+                self.claims.remove(&shard);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, shard: ShardId, effect: Effect) {
+        match effect {
+            Effect::Persist(batch) => self.batches.push(batch),
+            Effect::Send { to, message } => self.outside.peers.send(to, shard, message),
+            Effect::Reply { caller, answer } => {
+                if let Some(Waiting::Write(responder)) = self.waiting.remove(&caller.0) {
+                    responder.send(answer);
+                }
+            }
+            Effect::Sealed { caller, answer } => {
+                if let Some(Waiting::Seal(reply)) = self.waiting.remove(&caller.0) {
+                    drop(reply.send(answer));
+                }
+            }
+            Effect::Ask(ask) => self.ask(shard, ask),
+            Effect::Broken(error) => (self.outside.broken)(shard, &error),
+        }
+    }
+
+    fn ask(&mut self, shard: ShardId, ask: Ask) {
+        let promise = self.replicas.get(&shard).map_or(Epoch::ZERO, |replica| replica.report().promise);
+        let ask = match ask {
+            Ask::NewEpoch { epoch } => {
+                control::Ask::NewEpoch { shard, epoch, at_least: promise.max(epoch.next()) }
+            }
+            Ask::Complete { epoch, copy } => control::Ask::Complete { shard, epoch, copy },
+            Ask::TooFarBehind { epoch, copy } => control::Ask::MarkJoining { shard, epoch, copy },
+        };
+        let asks = self.asks.entry(shard).or_default();
+        if !asks.contains(&ask) {
+            asks.push(ask);
+            lock(&self.outside.control).ask(ask);
+        }
+    }
+
+    /// Hands all batches of the turn to the writer, and tells followers of logs.
+    fn flush(&mut self) {
+        if !self.batches.is_empty() {
+            let batches = std::mem::take(&mut self.batches);
+            if let Err(failure) = self.submitter.submit(batches) {
+                self.store = State::Failed(failure);
+            }
+        }
+        self.outside.peers.flush();
+        self.followers.retain(|_, sender| !sender.is_closed());
+        for (shard, sender) in &self.followers {
+            if let Some(replica) = self.replicas.get(shard) {
+                let durable = replica.report().durable;
+                sender.send_if_modified(|known| {
+                    let moved = known.durable != durable;
+                    if moved {
+                        *known = replica.log_view();
+                    }
+                    moved
+                });
+            }
+        }
+    }
+}
+

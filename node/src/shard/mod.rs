@@ -1,0 +1,12 @@
+//! The shards of a node: threads that drive the pure replicas, and the way in for everybody else.
+//!
+//! `host` is the way in, `driver` the loop of one thread (its twin is the simulator's host), `mailbox` what waits for it,
+//! `responder` who waits for an answer.
+
+pub mod driver;
+pub mod host;
+mod mailbox;
+pub mod responder;
+
+pub use host::{ShardHost, ShardView};
+pub use responder::{ReadResponder, Responder, StreamReply, StreamSink};

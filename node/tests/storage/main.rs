@@ -1,0 +1,8 @@
+//! The store under test: what RocksDB and its in-memory twin owe alike, and what only a disk can do.
+
+mod contract;
+mod crash;
+mod damage;
+mod full_disk;
+mod world;
+mod writer;
