@@ -71,55 +71,103 @@ impl Call {
     }
 }
 
-/// Asks server after server.
+/// Asks server after server, round after round.
 pub(crate) async fn call<T, F, R>(shared: &Arc<Shared>, call: Call, ask: F) -> Result<T, Error>
 where
     F: Fn(Channel) -> R,
     R: Future<Output = Result<Response<T>, Status>>,
 {
     let mut ledger = call.ledger();
-    let mut round = 0;
+    let mut rounds = 0;
     loop {
-        let mut soft = None;
-        let mut turn: VecDeque<String> = call.servers.iter().cloned().collect();
-        let mut asked: Vec<String> = Vec::new();
-        while let Some(address) = turn.pop_front() {
-            if Instant::now() >= call.deadline {
-                return Err(ledger.give_up());
-            }
-            if asked.contains(&address) {
-                continue;
-            }
-            let trouble = match attempt(shared, &address, call.attempt_until(shared), &ask).await {
-                Ok(answer) => return Ok(answer),
-                Err(trouble) => trouble,
-            };
-            asked.push(address);
-            if let Some(leader) = leader(&trouble) {
-                turn.push_front(leader);
-            }
-            match not_here(trouble) {
-                Ok(failure) => soft = Some(failure),
-                Err(trouble) => {
-                    if let Some(error) = ledger.note(trouble) {
-                        return Err(error);
-                    }
-                }
-            }
-            if matches!(call.kind, Idempotent::Once) && ledger.may_have_run() {
-                return Err(ledger.give_up());
-            }
+        if let Some(answer) = one_round(shared, &call, &mut ledger, &ask).await? {
+            return Ok(answer);
         }
-        // Somebody answered, and nobody knew better.
-        if let Some(error) = soft.and_then(|failure| ledger.note(Trouble::Failure(failure))) {
-            return Err(error);
-        }
-        let pause = Instant::now() + shared.settings.backoff.after(round, rand::random());
-        round += 1;
+        let pause = Instant::now() + shared.settings.backoff.after(rounds, rand::random());
+        rounds += 1;
         sleep_until(pause.min(call.deadline)).await;
         if Instant::now() >= call.deadline {
             return Err(ledger.give_up());
         }
+    }
+}
+
+/// Asks each server once. `None`: nobody could answer, and a later round may do better.
+async fn one_round<T, F, R>(
+    shared: &Arc<Shared>,
+    call: &Call,
+    ledger: &mut Ledger,
+    ask: &F,
+) -> Result<Option<T>, Error>
+where
+    F: Fn(Channel) -> R,
+    R: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut turn: VecDeque<String> = call.servers.iter().cloned().collect();
+    let mut asked: Vec<String> = Vec::new();
+    let mut not_here = NotHere::default();
+    while let Some(address) = turn.pop_front() {
+        if Instant::now() >= call.deadline {
+            return Err(ledger.give_up());
+        }
+        if asked.contains(&address) {
+            continue;
+        }
+        let trouble = match attempt(shared, &address, call.attempt_until(shared), ask).await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(trouble) => trouble,
+        };
+        asked.push(address);
+        if let Some(leader) = leader(&trouble) {
+            turn.push_front(leader);
+        }
+        if let Some(trouble) = not_here.set_aside(trouble)
+            && let Some(error) = ledger.note(trouble)
+        {
+            return Err(error);
+        }
+        if matches!(call.kind, Idempotent::Once) && ledger.may_have_run() {
+            return Err(ledger.give_up());
+        }
+    }
+    match not_here.verdict().and_then(|trouble| ledger.note(trouble)) {
+        Some(error) => Err(error),
+        None => Ok(None),
+    }
+}
+
+/// Refusals that another kind of server, or one that is less behind, may better.
+#[derive(Default)]
+struct NotHere {
+    refusal: Option<Failure>,
+    others: bool,
+}
+
+impl NotHere {
+    /// Gives back what is no such refusal.
+    fn set_aside(&mut self, trouble: Trouble) -> Option<Trouble> {
+        match trouble {
+            Trouble::Failure(failure)
+                if matches!(
+                    failure.reason,
+                    Reason::Unimplemented | Reason::NamespaceUnknown
+                ) =>
+            {
+                self.refusal = Some(failure);
+                None
+            }
+            other => {
+                self.others = true;
+                Some(other)
+            }
+        }
+    }
+
+    /// Nobody knew better. That a server has no such call says nothing about those that could not be asked.
+    fn verdict(self) -> Option<Trouble> {
+        let refusal = self.refusal?;
+        let final_word = !self.others || refusal.reason == Reason::NamespaceUnknown;
+        final_word.then_some(Trouble::Failure(refusal))
     }
 }
 
@@ -141,21 +189,7 @@ where
     }
 }
 
-/// Refusals that another kind of server, or one that is less behind, may better.
-fn not_here(trouble: Trouble) -> Result<Failure, Trouble> {
-    match trouble {
-        Trouble::Failure(failure)
-            if matches!(
-                failure.reason,
-                Reason::Unimplemented | Reason::NamespaceUnknown
-            ) =>
-        {
-            Ok(failure)
-        }
-        other => Err(other),
-    }
-}
-
+/// Who can answer, when a refusal says so.
 fn leader(trouble: &Trouble) -> Option<String> {
     let failure = trouble.failure()?;
     let follows = matches!(

@@ -167,11 +167,13 @@ impl Shared {
         self.managers_then_seeds()
     }
 
-    /// Everyone, the route's nodes first: they are many, and answer from what they follow.
+    /// Everyone, the route's nodes first and in turn: they are many, and answer from what they follow.
     pub fn any_server(&self, route: Option<&Route>) -> Vec<String> {
         let nodes = route.into_iter().flat_map(|route| route.nodes.values());
-        let nodes = nodes.map(|node| node.address.clone());
-        each_once(nodes.chain(self.seeds()).chain(self.managers()))
+        let mut nodes: Vec<String> = nodes.map(|node| node.address.clone()).collect();
+        let turn = self.spread() as usize % nodes.len().max(1);
+        nodes.rotate_left(turn);
+        each_once(nodes.into_iter().chain(self.seeds()).chain(self.managers()))
     }
 }
 

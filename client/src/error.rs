@@ -136,7 +136,7 @@ impl Error {
         }
     }
 
-    /// The id to ask again under, when the outcome is unknown.
+    /// The request whose outcome is unknown. After `OutcomeUnknown` the same content under this id settles it.
     pub fn request_id(&self) -> Option<RequestId> {
         match self {
             Error::OutcomeUnknown { request_id, .. } | Error::Expired { request_id, .. } => {

@@ -4,7 +4,7 @@
 //! session wrote and read before.
 
 use crate::client::Shared;
-use crate::error::Error;
+use crate::error::{Error, Trouble};
 use crate::object::Written;
 use crate::read::{Get, Read};
 use crate::request_log::{Follow, LookUp, Orphans};
@@ -16,6 +16,7 @@ use crate::watch::Watch;
 use crate::write::Write;
 use bytes::Bytes;
 use std::sync::Arc;
+use tokio::time::{Instant, sleep};
 use understudy_proto::{Pair, RequestId};
 
 /// What a compare-and-set expects of an object.
@@ -119,15 +120,16 @@ impl Namespace {
     }
 
     /// Reads an object, computes its next plain value (`None`: nothing to do) and writes it when nobody else did
-    /// meanwhile, else begins again. Ends with the write that was applied, or `None`.
+    /// meanwhile, else begins again, until the deadline of the settings. Ends with the write that was applied, or `None`.
     pub async fn update(
         &self,
         key: impl Into<Bytes>,
         mut next: impl FnMut(Option<&Bytes>) -> Option<Bytes>,
     ) -> Result<Option<Written>, Error> {
         let key = key.into();
-        loop {
-            let found = self.get(key.clone()).await?;
+        let deadline = self.shared.deadline(None);
+        for round in 0.. {
+            let found = self.get(key.clone()).send().await?;
             let Some(value) = next(found.as_ref().and_then(|object| object.value())) else {
                 return Ok(None);
             };
@@ -137,7 +139,14 @@ impl Namespace {
             if written.applied() {
                 return Ok(Some(written));
             }
+            let pause = self.shared.settings.backoff.after(round, rand::random());
+            if Instant::now() + pause >= deadline {
+                break;
+            }
+            sleep(pause).await;
         }
+        let why = "others kept changing the object".to_string();
+        Err(Error::Unavailable(Trouble::NotSent(why)))
     }
 
     /// Several operations and preconditions in one shard: all or nothing.

@@ -275,7 +275,7 @@ impl LookUp {
         let request = v1::GetOutcomeRequest {
             namespace: namespace.name().to_string(),
             request_id: Some(wire_request_id(id)),
-            shard: None,
+            ..Default::default()
         };
         LookUp { namespace, request }
     }
@@ -349,6 +349,7 @@ impl Orphans {
         let request = v1::ListOrphansRequest {
             namespace: self.namespace.name().to_string(),
             limit: self.limit,
+            ..Default::default()
         };
         let call = Call::new(shared.any_server(Some(&route)), deadline, Idempotent::Read);
         anywhere::call(shared, call, move |channel| {

@@ -315,8 +315,13 @@ impl Walk {
         Step::Ask { node, forward }
     }
 
+    /// Half of what is left stays for the attempt after the wait: one that begins at the last moment would turn a
+    /// certain *no* into an unknown.
     fn wait(&mut self, left: Duration, jitter: u32) -> Step {
-        let pause = self.backoff.after(self.round, jitter).min(left);
+        if left < self.backoff.first * 2 {
+            return Step::Stop(self.ledger.give_up());
+        }
+        let pause = self.backoff.after(self.round, jitter).min(left / 2);
         self.round += 1;
         Step::Wait(pause)
     }

@@ -19,6 +19,9 @@ use understudy_proto::v1::{self, objects_client::ObjectsClient, stream_answer, s
 
 pub(crate) type ObjectsStub = ObjectsClient<Channel>;
 
+/// Servers that a client keeps a connection to; beyond it those that no request uses are dropped.
+const SERVERS_MAX: usize = 1_024;
+
 /// The servers met so far, by address.
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -46,6 +49,10 @@ impl Servers {
             return Ok(server.clone());
         }
         let server = Arc::new(Server::new(address, &self.settings)?);
+        if known.len() >= SERVERS_MAX {
+            // Addresses of servers that moved away; one that is needed again connects again.
+            known.retain(|_, server| Arc::strong_count(server) > 1);
+        }
         known.insert(address.to_string(), server.clone());
         Ok(server)
     }

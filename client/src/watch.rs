@@ -134,10 +134,7 @@ impl Watch {
                 .map(|(shard, pair)| (*shard, wire_pair(*pair)))
                 .collect(),
         };
-        let mut servers = shared.any_server(Some(&route));
-        let turn = self.failures as usize % servers.len().max(1);
-        servers.rotate_left(turn);
-        let call = Call::new(servers, deadline, Idempotent::Read);
+        let call = Call::new(shared.any_server(Some(&route)), deadline, Idempotent::Read);
         let stream = anywhere::call(&shared, call, move |channel| {
             let request = request.clone();
             async move { objects(channel).watch(request).await }

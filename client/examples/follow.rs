@@ -1,0 +1,28 @@
+//! Prints a shard's request log as it grows, and goes on after breaks. Needs a cluster with a namespace `shop`.
+
+use understudy_client::{Client, Error, LogEvent};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let client = Client::connect(["http://127.0.0.1:7420"]).await?;
+    let mut log = client.namespace("shop").request_log(0).follow();
+    loop {
+        match log.next().await {
+            Ok(Some(LogEvent::Record(record))) => {
+                let pair = record.pair.unwrap_or_default();
+                let (ops, objects) = (record.ops.len(), record.changes.len());
+                println!(
+                    "{}.{}: {ops} operations, {objects} objects",
+                    pair.epoch, pair.version
+                );
+            }
+            Ok(Some(LogEvent::Gap { first_version })) => {
+                println!("what was before version {first_version} is no longer kept");
+            }
+            Ok(None) => return Ok(()),
+            // The reader keeps its cursor: asking again goes on there.
+            Err(Error::Unavailable(trouble)) => eprintln!("waiting: {trouble}"),
+            Err(error) => return Err(error),
+        }
+    }
+}
