@@ -44,16 +44,55 @@ pub struct Outside {
 
 /// What can be asked of a thread.
 pub(super) enum Command {
-    Assign { shard: ShardId, row: Assignment },
-    Write { shard: ShardId, request: Request, copies: u32, deadline: Instant, responder: Responder },
-    Read { shard: ShardId, keys: Vec<Bytes>, level: ReadLevel, responder: ReadResponder },
-    Message { shard: ShardId, from: NodeId, message: Message },
-    Seal { shard: ShardId, epoch: Epoch, hand_over: Option<HandOver>, reply: oneshot::Sender<SealedCopy> },
-    Delete { shard: ShardId, revision: Revision },
-    View { shard: ShardId, level: ReadLevel, reply: oneshot::Sender<Result<ShardView, Failure>> },
-    Dedup { shard: ShardId, id: RequestId, reply: oneshot::Sender<Result<Option<DedupEntry>, Failure>> },
-    Follow { shard: ShardId, reply: oneshot::Sender<Result<watch::Receiver<LogView>, Failure>> },
-    Reports { reply: oneshot::Sender<Vec<(ShardId, Report)>> },
+    Assign {
+        shard: ShardId,
+        row: Assignment,
+    },
+    Write {
+        shard: ShardId,
+        request: Request,
+        copies: u32,
+        deadline: Instant,
+        responder: Responder,
+    },
+    Read {
+        shard: ShardId,
+        keys: Vec<Bytes>,
+        level: ReadLevel,
+        responder: ReadResponder,
+    },
+    Message {
+        shard: ShardId,
+        from: NodeId,
+        message: Message,
+    },
+    Seal {
+        shard: ShardId,
+        epoch: Epoch,
+        hand_over: Option<HandOver>,
+        reply: oneshot::Sender<SealedCopy>,
+    },
+    Delete {
+        shard: ShardId,
+        revision: Revision,
+    },
+    View {
+        shard: ShardId,
+        level: ReadLevel,
+        reply: oneshot::Sender<Result<ShardView, Failure>>,
+    },
+    Dedup {
+        shard: ShardId,
+        id: RequestId,
+        reply: oneshot::Sender<Result<Option<DedupEntry>, Failure>>,
+    },
+    Follow {
+        shard: ShardId,
+        reply: oneshot::Sender<Result<watch::Receiver<LogView>, Failure>>,
+    },
+    Reports {
+        reply: oneshot::Sender<Vec<(ShardId, Report)>>,
+    },
     Stored(StoreReport),
     Stop,
 }
@@ -161,25 +200,59 @@ impl Driver {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Assign { shard, row } => self.assign(shard, row),
-            Command::Write { shard, request, copies, deadline, responder } => {
+            Command::Write {
+                shard,
+                request,
+                copies,
+                deadline,
+                responder,
+            } => {
                 self.write(shard, request, copies, deadline, responder);
             }
-            Command::Read { shard, keys, level, responder } => {
+            Command::Read {
+                shard,
+                keys,
+                level,
+                responder,
+            } => {
                 responder.send(self.read(shard, &keys, level));
             }
-            Command::Message { shard, from, message } => self.step(shard, Input::Message { from, message }),
-            Command::Seal { shard, epoch, hand_over, reply } if self.replicas.contains_key(&shard) => {
+            Command::Message {
+                shard,
+                from,
+                message,
+            } => self.step(shard, Input::Message { from, message }),
+            Command::Seal {
+                shard,
+                epoch,
+                hand_over,
+                reply,
+            } if self.replicas.contains_key(&shard) => {
                 let caller = self.caller(Waiting::Seal(reply));
-                self.step(shard, Input::Seal { caller, epoch, hand_over });
+                self.step(
+                    shard,
+                    Input::Seal {
+                        caller,
+                        epoch,
+                        hand_over,
+                    },
+                );
             }
             // Dropping the reply says that there is no such copy.
             Command::Seal { .. } | Command::Stop => {}
             Command::Delete { shard, revision } => self.step(shard, Input::Delete { revision }),
-            Command::View { shard, level, reply } => drop(reply.send(self.view(shard, level))),
+            Command::View {
+                shard,
+                level,
+                reply,
+            } => drop(reply.send(self.view(shard, level))),
             Command::Dedup { shard, id, reply } => drop(reply.send(self.dedup(shard, id))),
             Command::Follow { shard, reply } => drop(reply.send(self.follow(shard))),
             Command::Reports { reply } => {
-                let reports = self.replicas.iter().map(|(shard, replica)| (*shard, replica.report()));
+                let reports = self
+                    .replicas
+                    .iter()
+                    .map(|(shard, replica)| (*shard, replica.report()));
                 drop(reply.send(reports.collect()));
             }
             Command::Stored(report) => self.stored(report),
@@ -208,11 +281,24 @@ impl Driver {
         self.step(shard, Input::Assignment(row));
     }
 
-    fn write(&mut self, shard: ShardId, request: Request, copies: u32, deadline: Instant, responder: Responder) {
+    fn write(
+        &mut self,
+        shard: ShardId,
+        request: Request,
+        copies: u32,
+        deadline: Instant,
+        responder: Responder,
+    ) {
         let refused = match &self.store {
             State::Writing if self.submitter.has_room() => None,
-            State::Writing => Some(Failure::no(Reason::Overloaded, "too much waits for the disk; ask again")),
-            State::Full => Some(Failure::no(Reason::StorageFull, "this node's disk is full; make room on it")),
+            State::Writing => Some(Failure::no(
+                Reason::Overloaded,
+                "too much waits for the disk; ask again",
+            )),
+            State::Full => Some(Failure::no(
+                Reason::StorageFull,
+                "this node's disk is full; make room on it",
+            )),
             State::Failed(failure) => Some(Failure::no(failure.reason, failure.message.clone())),
         };
         if let Some(failure) = refused.or_else(|| self.unknown(shard)) {
@@ -220,17 +306,31 @@ impl Driver {
             return;
         }
         let caller = self.caller(Waiting::Write(responder));
-        self.step(shard, Input::Write { caller, request, copies, deadline });
+        self.step(
+            shard,
+            Input::Write {
+                caller,
+                request,
+                copies,
+                deadline,
+            },
+        );
     }
 
     fn unknown(&self, shard: ShardId) -> Option<Failure> {
         let here = self.replicas.contains_key(&shard);
         (!here).then(|| {
-            Failure::no(Reason::NotPrimary, "this node has no copy of the shard").with("shard", shard.to_string())
+            Failure::no(Reason::NotPrimary, "this node has no copy of the shard")
+                .with("shard", shard.to_string())
         })
     }
 
-    fn read(&mut self, shard: ShardId, keys: &[Bytes], level: ReadLevel) -> Result<ReadAnswer, Failure> {
+    fn read(
+        &mut self,
+        shard: ShardId,
+        keys: &[Bytes],
+        level: ReadLevel,
+    ) -> Result<ReadAnswer, Failure> {
         let replica = self.replica(shard)?;
         let answer = self.with_context(|context| replica.read(context, keys, level))?;
         if level == ReadLevel::Primary {
@@ -246,29 +346,38 @@ impl Driver {
             ReadLevel::Primary => replica.check_primary(context),
             ReadLevel::Any => replica.check_readable(),
         })?;
-        Ok(ShardView { log: replica.log_view(), report: replica.report() })
+        Ok(ShardView {
+            log: replica.log_view(),
+            report: replica.report(),
+        })
     }
 
     fn dedup(&self, shard: ShardId, id: RequestId) -> Result<Option<DedupEntry>, Failure> {
         let replica = self.replica(shard)?;
-        self.with_context(|context| replica.durable_dedup(context, id)).map_err(|error| {
-            let reason = match error {
-                StoreError::Io(_) => Reason::StorageFailed,
-                StoreError::Corrupt(_) => Reason::StorageCorrupt,
-            };
-            Failure::new(reason, Applied::No, error.to_string())
-        })
+        self.with_context(|context| replica.durable_dedup(context, id))
+            .map_err(|error| {
+                let reason = match error {
+                    StoreError::Io(_) => Reason::StorageFailed,
+                    StoreError::Corrupt(_) => Reason::StorageCorrupt,
+                };
+                Failure::new(reason, Applied::No, error.to_string())
+            })
     }
 
     fn follow(&mut self, shard: ShardId) -> Result<watch::Receiver<LogView>, Failure> {
         let view = self.replica(shard)?.log_view();
-        let sender = self.followers.entry(shard).or_insert_with(|| watch::Sender::new(view.clone()));
+        let sender = self
+            .followers
+            .entry(shard)
+            .or_insert_with(|| watch::Sender::new(view.clone()));
         sender.send_if_modified(|known| std::mem::replace(known, view.clone()) != view);
         Ok(sender.subscribe())
     }
 
     fn replica(&self, shard: ShardId) -> Result<&Replica, Failure> {
-        self.replicas.get(&shard).ok_or_else(|| self.unknown(shard).expect("it is not here"))
+        self.replicas
+            .get(&shard)
+            .ok_or_else(|| self.unknown(shard).expect("it is not here"))
     }
 
     fn with_context<T>(&self, act: impl FnOnce(&Context<'_>) -> T) -> T {
@@ -313,7 +422,9 @@ impl Driver {
     }
 
     fn report(&self, shard: ShardId) {
-        let Some(replica) = self.replicas.get(&shard) else { return };
+        let Some(replica) = self.replicas.get(&shard) else {
+            return;
+        };
         let report = replica.report();
         lock(&self.outside.control).report(control::CopyReport {
             shard,
@@ -333,7 +444,9 @@ impl Driver {
 
     /// One step of one replica, and its effects.
     fn step(&mut self, shard: ShardId, input: Input) {
-        let Some(mut replica) = self.replicas.remove(&shard) else { return };
+        let Some(mut replica) = self.replicas.remove(&shard) else {
+            return;
+        };
         let quiet = matches!(input, Input::Tick);
         let mut effects = std::mem::take(&mut self.effects);
         self.with_context(|context| replica.step(context, input, &mut effects));
@@ -386,11 +499,16 @@ impl Driver {
     }
 
     fn ask(&mut self, shard: ShardId, ask: Ask) {
-        let promise = self.replicas.get(&shard).map_or(Epoch::ZERO, |replica| replica.report().promise);
+        let promise = self
+            .replicas
+            .get(&shard)
+            .map_or(Epoch::ZERO, |replica| replica.report().promise);
         let ask = match ask {
-            Ask::NewEpoch { epoch } => {
-                control::Ask::NewEpoch { shard, epoch, at_least: promise.max(epoch.next()) }
-            }
+            Ask::NewEpoch { epoch } => control::Ask::NewEpoch {
+                shard,
+                epoch,
+                at_least: promise.max(epoch.next()),
+            },
             Ask::Complete { epoch, copy } => control::Ask::Complete { shard, epoch, copy },
             Ask::TooFarBehind { epoch, copy } => control::Ask::MarkJoining { shard, epoch, copy },
         };
@@ -425,4 +543,3 @@ impl Driver {
         }
     }
 }
-

@@ -42,7 +42,11 @@ pub struct ShardView {
 
 impl ShardHost {
     /// Starts the threads and opens every shard that the store holds.
-    pub fn start(threads: usize, outside: Outside, writer: &Writer) -> Result<ShardHost, StoreError> {
+    pub fn start(
+        threads: usize,
+        outside: Outside,
+        writer: &Writer,
+    ) -> Result<ShardHost, StoreError> {
         assert!(threads > 0, "a node has at least one shard thread");
         let present = outside.database.shards()?;
         let mut lanes = Vec::with_capacity(threads);
@@ -50,14 +54,21 @@ impl ShardHost {
             let mailbox = Arc::new(Mailbox::new());
             let turned = Arc::new(AtomicU64::new(0));
             let mut driver = Driver::new(outside.clone(), writer, mailbox.clone(), turned.clone());
-            for shard in present.iter().filter(|shard| lane_of(**shard, threads) == index) {
+            for shard in present
+                .iter()
+                .filter(|shard| lane_of(**shard, threads) == index)
+            {
                 driver.open(*shard)?;
             }
             let thread = std::thread::Builder::new()
                 .name(format!("shards-{index}"))
                 .spawn(move || driver.run())
                 .map_err(|error| StoreError::Io(format!("cannot start a shard thread: {error}")))?;
-            lanes.push(Lane { mailbox, turned, thread: Some(thread) });
+            lanes.push(Lane {
+                mailbox,
+                turned,
+                thread: Some(thread),
+            });
         }
         Ok(ShardHost { lanes })
     }
@@ -68,37 +79,82 @@ impl ShardHost {
 
     /// When the slowest of the threads last turned.
     pub fn last_turn(&self) -> Instant {
-        Instant(self.lanes.iter().map(|lane| lane.turned.load(Relaxed)).min().unwrap_or(0))
+        Instant(
+            self.lanes
+                .iter()
+                .map(|lane| lane.turned.load(Relaxed))
+                .min()
+                .unwrap_or(0),
+        )
     }
 
     /// Hands a client's update over; the responder gets the answer.
-    pub fn write(&self, shard: ShardId, request: Request, copies: u32, deadline: Instant, responder: Responder) {
-        let command = Command::Write { shard, request, copies, deadline, responder };
-        if let Err(Command::Write { responder, .. }) = self.lane(shard).push_bounded(command, SHARD_MAILBOX_MAX) {
+    pub fn write(
+        &self,
+        shard: ShardId,
+        request: Request,
+        copies: u32,
+        deadline: Instant,
+        responder: Responder,
+    ) {
+        let command = Command::Write {
+            shard,
+            request,
+            copies,
+            deadline,
+            responder,
+        };
+        if let Err(Command::Write { responder, .. }) =
+            self.lane(shard).push_bounded(command, SHARD_MAILBOX_MAX)
+        {
             responder.send(Err(overloaded()));
         }
     }
 
-    pub fn read(&self, shard: ShardId, keys: Vec<Bytes>, level: ReadLevel, responder: ReadResponder) {
-        let command = Command::Read { shard, keys, level, responder };
-        if let Err(Command::Read { responder, .. }) = self.lane(shard).push_bounded(command, SHARD_MAILBOX_MAX) {
+    pub fn read(
+        &self,
+        shard: ShardId,
+        keys: Vec<Bytes>,
+        level: ReadLevel,
+        responder: ReadResponder,
+    ) {
+        let command = Command::Read {
+            shard,
+            keys,
+            level,
+            responder,
+        };
+        if let Err(Command::Read { responder, .. }) =
+            self.lane(shard).push_bounded(command, SHARD_MAILBOX_MAX)
+        {
             responder.send(Err(overloaded()));
         }
     }
 
     /// Checks that the copy may be read at that level, and tells where its log is.
     pub async fn view(&self, shard: ShardId, level: ReadLevel) -> Result<ShardView, Failure> {
-        self.ask(shard, |reply| Command::View { shard, level, reply }).await?
+        self.ask(shard, |reply| Command::View {
+            shard,
+            level,
+            reply,
+        })
+        .await?
     }
 
     /// The durable dedup entry of a request, whatever the role of the copy.
-    pub async fn dedup(&self, shard: ShardId, id: RequestId) -> Result<Option<DedupEntry>, Failure> {
-        self.ask(shard, |reply| Command::Dedup { shard, id, reply }).await?
+    pub async fn dedup(
+        &self,
+        shard: ShardId,
+        id: RequestId,
+    ) -> Result<Option<DedupEntry>, Failure> {
+        self.ask(shard, |reply| Command::Dedup { shard, id, reply })
+            .await?
     }
 
     /// Follows how far the copy's log is durable.
     pub async fn follow(&self, shard: ShardId) -> Result<watch::Receiver<LogView>, Failure> {
-        self.ask(shard, |reply| Command::Follow { shard, reply }).await?
+        self.ask(shard, |reply| Command::Follow { shard, reply })
+            .await?
     }
 
     /// What every copy here says of itself.
@@ -123,18 +179,43 @@ impl ShardHost {
 
     pub fn deliver(&self, shard: ShardId, from: NodeId, message: Message) {
         // A full mailbox loses messages, as a network does; whoever waits asks again.
-        let _ = self.lane(shard).push_bounded(Command::Message { shard, from, message }, SHARD_MAILBOX_MAX);
+        let _ = self.lane(shard).push_bounded(
+            Command::Message {
+                shard,
+                from,
+                message,
+            },
+            SHARD_MAILBOX_MAX,
+        );
     }
 
     /// `None`: the node has no such copy.
-    pub async fn seal(&self, shard: ShardId, epoch: Epoch, hand_over: Option<HandOver>) -> Option<SealedCopy> {
-        self.ask(shard, |reply| Command::Seal { shard, epoch, hand_over, reply }).await.ok()
+    pub async fn seal(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        hand_over: Option<HandOver>,
+    ) -> Option<SealedCopy> {
+        self.ask(shard, |reply| Command::Seal {
+            shard,
+            epoch,
+            hand_over,
+            reply,
+        })
+        .await
+        .ok()
     }
 
-    async fn ask<T>(&self, shard: ShardId, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+    async fn ask<T>(
+        &self,
+        shard: ShardId,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         self.lane(shard).push(command(reply));
-        answer.await.map_err(|_| Failure::unknown(Reason::Stopping, "this node is stopping; ask another"))
+        answer
+            .await
+            .map_err(|_| Failure::unknown(Reason::Stopping, "this node is stopping; ask another"))
     }
 
     /// Ends the threads once everything that waits is handled.
@@ -162,5 +243,8 @@ fn lane_of(shard: ShardId, lanes: usize) -> usize {
 }
 
 fn overloaded() -> Failure {
-    Failure::no(Reason::Overloaded, "too many requests wait for this shard; ask again a little later")
+    Failure::no(
+        Reason::Overloaded,
+        "too many requests wait for this shard; ask again a little later",
+    )
 }

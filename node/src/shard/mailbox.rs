@@ -11,7 +11,10 @@ pub(super) struct Mailbox<T> {
 
 impl<T> Mailbox<T> {
     pub fn new() -> Mailbox<T> {
-        Mailbox { waiting: Mutex::new(Vec::new()), arrived: Condvar::new() }
+        Mailbox {
+            waiting: Mutex::new(Vec::new()),
+            arrived: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<T>> {

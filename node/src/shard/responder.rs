@@ -72,7 +72,8 @@ impl StreamSink {
     pub async fn take(&self) -> Vec<StreamReply> {
         loop {
             let arrived = self.arrived.notified();
-            let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            let taken =
+                std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {
                 return taken;
             }
@@ -83,7 +84,12 @@ impl StreamSink {
 
 impl StreamSlot {
     pub fn reply(self, kind: StreamReplyKind) {
-        let reply = StreamReply { tag: self.tag, shard: self.shard, keys: self.keys, kind };
+        let reply = StreamReply {
+            tag: self.tag,
+            shard: self.shard,
+            keys: self.keys,
+            kind,
+        };
         self.sink.push(reply);
     }
 }

@@ -14,7 +14,7 @@ mod page;
 mod report;
 mod timeline;
 
-pub use args::DemoArgs;
+pub use args::{DemoArgs, Output};
 
 use super::faults;
 use super::local::{Local, START_PATIENCE, Shape};
