@@ -2,9 +2,12 @@
 //! network, and what a person types.
 
 pub mod admin;
+pub mod channels;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod data_folder;
+pub mod data_node;
 pub mod manager;
 pub mod peers;
 pub mod process;

@@ -13,6 +13,7 @@ pub mod object;
 pub mod record;
 pub mod request;
 pub mod shard;
+pub mod startup;
 pub mod store;
 pub mod tables;
 pub mod testing;

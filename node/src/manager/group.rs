@@ -92,7 +92,9 @@ impl Group {
         let identity = Identity::open(log.clone(), config.id, initial)
             .map_err(unusable("the managers' log"))?;
         let identity = Arc::new(identity);
-        let links = Links::new(identity.clone(), config.dial.clone());
+        let limit = config.raft.election_timeout_min;
+        let links = Links::new(identity.clone(), config.dial.clone(), limit);
+        let tail = log.last_index();
         let machine = Machine::new(snapshots);
         let view = machine.view();
         let raft = Raft::new(config.id, raft_config, links.clone(), log, machine)
@@ -113,7 +115,7 @@ impl Group {
             }),
         };
         group.form().await?;
-        tokio::spawn(group.clone().recover());
+        tokio::spawn(group.clone().recover(tail));
         tokio::spawn(group.clone().learn_cluster());
         Ok(group)
     }
@@ -131,9 +133,8 @@ impl Group {
     }
 
     /// Waits until what this log held at the start is known to be committed or replaced, and is applied.
-    async fn recover(self) {
+    async fn recover(self, tail: Option<u64>) {
         let mut metrics = self.inner.raft.metrics();
-        let tail = metrics.borrow_watched().last_log_index;
         loop {
             let done = {
                 let now = metrics.borrow_and_update();

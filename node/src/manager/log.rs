@@ -85,6 +85,11 @@ impl Log {
         Ok((log, until_closed))
     }
 
+    /// The index of the last entry, or of the last one that was purged.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        self.shared.ends.lock().last.map(|id| id.index)
+    }
+
     /// Who this log belongs to, as [`Log::save_identity`] stored it.
     pub(crate) fn identity<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
         self.meta(IDENTITY)

@@ -37,13 +37,15 @@ pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 /// A connection that says nothing for so long, asked, is given up.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// The longest time for one message of the log; heartbeats go beside it.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+const APPEND_LIMIT: Duration = Duration::from_secs(1);
 
 /// The connections of one manager to the others; clones share them.
 #[derive(Clone)]
 pub(crate) struct Links {
     identity: Arc<Identity>,
     dial: Dial,
+    /// For one heartbeat of Raft: one that hangs must not hold the next one up for long.
+    heartbeat_limit: Duration,
     channels: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
 }
 
@@ -55,10 +57,11 @@ pub(crate) enum Lane {
 }
 
 impl Links {
-    pub(crate) fn new(identity: Arc<Identity>, dial: Dial) -> Links {
+    pub(crate) fn new(identity: Arc<Identity>, dial: Dial, heartbeat_limit: Duration) -> Links {
         Links {
             identity,
             dial,
+            heartbeat_limit,
             channels: Arc::default(),
         }
     }
@@ -91,22 +94,21 @@ impl RaftNetworkFactory<TypeConfig> for Links {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &ManagerNode) -> Peer {
-        self.peer(target, node, None)
+        self.peer(target, node, APPEND_LIMIT)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &ManagerNode) -> Peer {
-        // A heartbeat that hangs must not hold the next one up for long.
-        self.peer(target, node, Some(Duration::from_millis(150)))
+        self.peer(target, node, self.heartbeat_limit)
     }
 }
 
 impl Links {
-    fn peer(&self, target: u64, node: &ManagerNode, append_timeout: Option<Duration>) -> Peer {
+    fn peer(&self, target: u64, node: &ManagerNode, append_limit: Duration) -> Peer {
         Peer {
             links: self.clone(),
             target,
             address: node.internal_address.clone(),
-            append_timeout: append_timeout.unwrap_or(APPEND_TIMEOUT),
+            append_limit,
         }
     }
 }
@@ -116,7 +118,7 @@ pub(crate) struct Peer {
     links: Links,
     target: u64,
     address: String,
-    append_timeout: Duration,
+    append_limit: Duration,
 }
 
 impl Peer {
@@ -223,7 +225,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         // openraft's own limit is one heartbeat, which a slow disk at the other end would cross for ever.
-        self.call(Kind::Append, &rpc, self.append_timeout).await
+        self.call(Kind::Append, &rpc, self.append_limit).await
     }
 
     async fn vote(

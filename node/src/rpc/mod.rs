@@ -2,5 +2,15 @@
 
 pub mod cluster;
 pub mod control;
+mod log_wire;
 pub mod naming;
+pub mod objects;
+pub mod peer_wire;
+pub mod replica;
+pub mod request_log;
+pub mod routes;
+mod scan;
+mod stream;
 mod tables;
+mod watch;
+pub mod wire;

@@ -229,9 +229,11 @@ fn changed_route(
     for change in tables.changes_after(known).ok()? {
         match &change.what {
             Changed::Shard(shard, entry) if entry.namespace == namespace.id => {
-                drop(shards.insert(*shard))
+                shards.insert(*shard);
             }
-            Changed::Node(node) => drop(moved.insert(node.id)),
+            Changed::Node(node) => {
+                moved.insert(node.id);
+            }
             _ => {}
         }
     }

@@ -31,7 +31,10 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             checksum: m.checksum,
             epoch_starts: pairs(&m.epoch_starts),
             credit: m.credit,
-            copying: m.copying.map(|progress| progress.to_bytes()).unwrap_or_default(),
+            copying: m
+                .copying
+                .map(|progress| progress.to_bytes())
+                .unwrap_or_default(),
         }),
         Message::Branch(m) => Kind::Branch(v1::Branch {
             epoch: m.epoch.0,
@@ -61,7 +64,10 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
         }),
         Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
     };
-    v1::PeerMessage { shard: shard.0, kind: Some(kind) }
+    v1::PeerMessage {
+        shard: shard.0,
+        kind: Some(kind),
+    }
 }
 
 fn encode_chunk(m: CopyChunk) -> v1::CopyChunk {
@@ -77,12 +83,18 @@ fn encode_chunk(m: CopyChunk) -> v1::CopyChunk {
         objects: m
             .objects
             .into_iter()
-            .map(|(key, object)| v1::CopiedObject { key, object: object.encode() })
+            .map(|(key, object)| v1::CopiedObject {
+                key,
+                object: object.encode(),
+            })
             .collect(),
         dedup: m
             .dedup
             .into_iter()
-            .map(|(id, entry)| v1::CopiedDedup { id: Some(request_id(id)), entry: entry.encode() })
+            .map(|(id, entry)| v1::CopiedDedup {
+                id: Some(request_id(id)),
+                entry: entry.encode(),
+            })
             .collect(),
     }
 }
@@ -119,7 +131,11 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             // The rest of a record is read by the replica that takes it.
             let check = |bytes| EncodedRecord::check(ShardId(message.shard), bytes);
             let records = m.records.into_iter().map(check).collect::<Result<_, _>>()?;
-            Message::Records(Records { epoch: Epoch(m.epoch), stream: m.stream, records })
+            Message::Records(Records {
+                epoch: Epoch(m.epoch),
+                stream: m.stream,
+                records,
+            })
         }
         Kind::Ack(m) => Message::Ack(Ack {
             epoch: Epoch(m.epoch),
@@ -133,7 +149,9 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             position: to_pair(m.position),
             base: to_pair(m.base),
         }),
-        Kind::Reject(m) => Message::Reject(Reject { epoch: Epoch(m.epoch) }),
+        Kind::Reject(m) => Message::Reject(Reject {
+            epoch: Epoch(m.epoch),
+        }),
     };
     Ok((ShardId(message.shard), message_of))
 }
@@ -153,7 +171,15 @@ fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {
         checksum: m.checksum,
         epoch_starts: to_pairs(m.epoch_starts),
         at: to_pair(m.at),
-        objects: m.objects.into_iter().map(object).collect::<Result<_, Malformed>>()?,
-        dedup: m.dedup.into_iter().map(dedup).collect::<Result<_, Malformed>>()?,
+        objects: m
+            .objects
+            .into_iter()
+            .map(object)
+            .collect::<Result<_, Malformed>>()?,
+        dedup: m
+            .dedup
+            .into_iter()
+            .map(dedup)
+            .collect::<Result<_, Malformed>>()?,
     })
 }

@@ -15,12 +15,18 @@ use understudy_protocol::object::{Object, Value};
 use understudy_protocol::request::{FailedOp, Op, OpResult, Outcome, Precondition};
 
 pub fn pair(pair: Pair) -> v1::Pair {
-    v1::Pair { epoch: pair.epoch.0, version: pair.version.0 }
+    v1::Pair {
+        epoch: pair.epoch.0,
+        version: pair.version.0,
+    }
 }
 
 /// An unset pair is (0, 0).
 pub fn to_pair(pair: Option<v1::Pair>) -> Pair {
-    pair.map_or(Pair::ZERO, |pair| Pair { epoch: Epoch(pair.epoch), version: Version(pair.version) })
+    pair.map_or(Pair::ZERO, |pair| Pair {
+        epoch: Epoch(pair.epoch),
+        version: Version(pair.version),
+    })
 }
 
 pub fn request_id(id: RequestId) -> v1::RequestId {
@@ -35,9 +41,15 @@ pub fn to_request_id(id: Option<v1::RequestId>) -> Result<RequestId, Failure> {
     let client = ClientId::from_slice(&id.client_id)
         .ok_or_else(|| Failure::field("request_id.client_id", "a client id has 16 bytes"))?;
     if id.sequence == 0 {
-        return Err(Failure::field("request_id.sequence", "sequence numbers begin at 1"));
+        return Err(Failure::field(
+            "request_id.sequence",
+            "sequence numbers begin at 1",
+        ));
     }
-    Ok(RequestId { client, sequence: Sequence(id.sequence) })
+    Ok(RequestId {
+        client,
+        sequence: Sequence(id.sequence),
+    })
 }
 
 /// The deadline that a caller asked for, within the limits.
@@ -56,7 +68,11 @@ pub fn check_key(field: &str, key: &[u8]) -> Result<(), Failure> {
 }
 
 fn check_size(field: &str, size: usize, limit: usize) -> Result<(), Failure> {
-    if size > limit { Err(Failure::too_large(field, size, limit)) } else { Ok(()) }
+    if size > limit {
+        Err(Failure::too_large(field, size, limit))
+    } else {
+        Ok(())
+    }
 }
 
 /// Operations and preconditions of a request, checked, with the index of the shard that they are all in.
@@ -75,16 +91,28 @@ pub fn to_content(
 ) -> Result<Content, Failure> {
     let count = ops.len() + preconditions.len();
     if ops.is_empty() {
-        return Err(Failure::field("ops", "a request has at least one operation"));
+        return Err(Failure::field(
+            "ops",
+            "a request has at least one operation",
+        ));
     }
     check_size("ops", count, OPS_PER_REQUEST_MAX)?;
     let ops = ops.into_iter().map(to_op).collect::<Result<Vec<_>, _>>()?;
-    let preconditions =
-        preconditions.into_iter().map(to_precondition).collect::<Result<Vec<_>, _>>()?;
+    let preconditions = preconditions
+        .into_iter()
+        .map(to_precondition)
+        .collect::<Result<Vec<_>, _>>()?;
     check_size("ops", ops.iter().map(op_size).sum(), REQUEST_BYTES_MAX)?;
-    let keys = ops.iter().map(Op::key).chain(preconditions.iter().map(Precondition::key));
+    let keys = ops
+        .iter()
+        .map(Op::key)
+        .chain(preconditions.iter().map(Precondition::key));
     let shard_index = one_shard(keys, asked_shard, shards)?;
-    Ok(Content { ops, preconditions, shard_index })
+    Ok(Content {
+        ops,
+        preconditions,
+        shard_index,
+    })
 }
 
 /// The one shard that all keys are in.
@@ -98,7 +126,10 @@ pub fn one_shard<'a>(
         let index = shard_index(key, shards);
         if found.is_some_and(|other| other != index) {
             let message = "the keys of one request are in one shard; give them a common {tag}";
-            return Err(Failure::no(understudy_proto::failure::Reason::CrossShard, message));
+            return Err(Failure::no(
+                understudy_proto::failure::Reason::CrossShard,
+                message,
+            ));
         }
         found = Some(index);
     }
@@ -110,6 +141,20 @@ pub fn one_shard<'a>(
         }
         _ => Ok(found),
     }
+}
+
+/// The key of an operation as it came, before any check.
+pub fn key_of(op: &v1::Op) -> Option<&Bytes> {
+    use v1::op::Kind;
+    Some(match op.kind.as_ref()? {
+        Kind::Put(op) => &op.key,
+        Kind::Delete(op) => &op.key,
+        Kind::SetComponent(op) => &op.key,
+        Kind::RemoveComponent(op) => &op.key,
+        Kind::Add(op) => &op.key,
+        Kind::Append(op) => &op.key,
+        Kind::Get(op) => &op.key,
+    })
 }
 
 fn op_size(op: &Op) -> usize {
@@ -125,14 +170,34 @@ fn op_size(op: &Op) -> usize {
 
 fn to_op(op: v1::Op) -> Result<Op, Failure> {
     use v1::op::Kind;
-    let kind = op.kind.ok_or_else(|| Failure::field("ops.kind", "an operation has a kind"))?;
+    let kind = op
+        .kind
+        .ok_or_else(|| Failure::field("ops.kind", "an operation has a kind"))?;
     let op = match kind {
-        Kind::Put(op) => Op::Put { key: op.key, value: op.value },
+        Kind::Put(op) => Op::Put {
+            key: op.key,
+            value: op.value,
+        },
         Kind::Delete(op) => Op::Delete { key: op.key },
-        Kind::SetComponent(op) => Op::SetComponent { key: op.key, name: op.name, value: op.value },
-        Kind::RemoveComponent(op) => Op::RemoveComponent { key: op.key, name: op.name },
-        Kind::Add(op) => Op::Add { key: op.key, name: op.name, delta: op.delta },
-        Kind::Append(op) => Op::Append { key: op.key, name: op.name, data: op.data },
+        Kind::SetComponent(op) => Op::SetComponent {
+            key: op.key,
+            name: op.name,
+            value: op.value,
+        },
+        Kind::RemoveComponent(op) => Op::RemoveComponent {
+            key: op.key,
+            name: op.name,
+        },
+        Kind::Add(op) => Op::Add {
+            key: op.key,
+            name: op.name,
+            delta: op.delta,
+        },
+        Kind::Append(op) => Op::Append {
+            key: op.key,
+            name: op.name,
+            data: op.data,
+        },
         Kind::Get(op) => Op::Get { key: op.key },
     };
     check_key("ops.key", op.key())?;
@@ -162,16 +227,27 @@ fn to_precondition(precondition: v1::Precondition) -> Result<Precondition, Failu
         .kind
         .ok_or_else(|| Failure::field("preconditions.kind", "a precondition has a kind"))?;
     Ok(match kind {
-        Kind::Pair(pair) => Precondition::LastPair { key, pair: to_pair(Some(pair)) },
+        Kind::Pair(pair) => Precondition::LastPair {
+            key,
+            pair: to_pair(Some(pair)),
+        },
         Kind::Absent(absent) => Precondition::Absent { key, absent },
         Kind::Component(component) => {
-            check_size("preconditions.name", component.name.len(), COMPONENT_NAME_BYTES_MAX)?;
+            check_size(
+                "preconditions.name",
+                component.name.len(),
+                COMPONENT_NAME_BYTES_MAX,
+            )?;
             let value = component
                 .value
                 .and_then(to_value)
                 .ok_or_else(|| Failure::field("preconditions.value", "a value has a kind"))?;
             check_size("preconditions.value", value.size(), VALUE_BYTES_MAX)?;
-            Precondition::ComponentValue { key, name: component.name, value }
+            Precondition::ComponentValue {
+                key,
+                name: component.name,
+                value,
+            }
         }
     })
 }
@@ -206,7 +282,9 @@ pub fn object(key: &Bytes, object: Object) -> v1::Object {
 }
 
 pub fn object_or_absent(key: &Bytes, found: Option<Object>) -> v1::ObjectOrAbsent {
-    v1::ObjectOrAbsent { object: found.map(|found| object(key, found)) }
+    v1::ObjectOrAbsent {
+        object: found.map(|found| object(key, found)),
+    }
 }
 
 /// `ops`: of the request, for the keys of what it read.
@@ -216,8 +294,11 @@ pub fn outcome(outcome: Outcome, ops: &[Bytes]) -> v1::Outcome {
     match outcome {
         Outcome::Applied(results) => {
             out.set_status(Status::Applied);
-            out.results =
-                results.into_iter().enumerate().map(|(at, result)| op_result(result, ops.get(at))).collect();
+            out.results = results
+                .into_iter()
+                .enumerate()
+                .map(|(at, result)| op_result(result, ops.get(at)))
+                .collect();
         }
         Outcome::ConditionFailed(index) => {
             out.set_status(Status::ConditionFailed);

@@ -1,10 +1,11 @@
 //! A disk that is really full: a small file system of its own, where the machine lets us mount one.
 
-use crate::world::{Node, SHARD, open, puts, small};
+use crate::world::{Node, SHARD, batch, open, puts, small};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use understudy_node::storage::{Database, Options, State};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use understudy_node::storage::{Database, Hook, Options, Stage, State};
 use understudy_protocol::store::Stored;
 
 /// A file system of so many MiB in memory; unmounted when dropped.
@@ -76,25 +77,43 @@ fn below_its_reserve_the_store_says_so_and_goes_on_when_there_is_room() {
     assert_eq!(last, history.records.last().cloned());
 }
 
+/// The room goes between the look at it and the write, so that RocksDB itself meets the full disk.
 #[test]
-fn a_disk_without_any_room_loses_nothing() {
-    let Some(disk) = SmallDisk::mount(64) else {
+fn a_disk_that_fills_up_during_a_write_loses_nothing() {
+    let Some(disk) = SmallDisk::mount(256) else {
         return;
     };
-    let (database, node) = started(&disk.data(), &small());
-    let (history, mut batches) = puts(SHARD, 4000);
-    let late = batches.split_off(10);
+    let disk = Arc::new(disk);
+    let (of_hook, fill) = (disk.clone(), Arc::new(AtomicBool::new(false)));
+    let fill_now = fill.clone();
+    let hook: Hook = Arc::new(move |stage| {
+        if stage == Stage::Writing && fill_now.swap(false, Relaxed) {
+            of_hook.fill(0);
+        }
+        Ok(())
+    });
+    let database = Arc::new(Database::open(&disk.data(), &small()).unwrap());
+    let node = Node::start(&database, hook);
+    let (mut history, batches) = puts(SHARD, 9);
+    // More than RocksDB has set aside for its log already.
+    let large = |n: u64| history.put(format!("large{n}"), vec![n as u8; 1 << 20]);
+    let changes = (0..20).map(large);
+    let late: Vec<_> = (11..)
+        .zip(changes)
+        .map(|(n, c)| batch(SHARD, n, c))
+        .collect();
     node.submitter.submit(batches).unwrap();
     node.wait_persisted(SHARD, 10);
-    let filler = disk.fill(0);
+    fill.store(true, Relaxed);
     node.submitter.submit(late).unwrap();
     node.wait_for(&State::Full);
     assert!(database.object(SHARD, 0, b"k9").unwrap().is_some());
-    std::fs::remove_file(filler).unwrap();
-    node.wait_persisted(SHARD, 4001);
+    std::fs::remove_file(disk.0.path().join("filler")).unwrap();
+    node.wait_persisted(SHARD, 30);
     drop(node);
     drop(database);
     let database = open(&disk.data());
     let records = database.records(SHARD, 0, 1.into(), usize::MAX).unwrap();
     assert_eq!(records, history.records);
+    assert_eq!(database.shards(), Ok(vec![SHARD]));
 }

@@ -4,5 +4,6 @@ mod contract;
 mod crash;
 mod damage;
 mod full_disk;
+mod volume;
 mod world;
 mod writer;

@@ -246,7 +246,7 @@ async fn three_managers_go_on_without_their_leader_and_take_it_back() {
     assert!(cluster.group(leader).stale().is_ok());
     let pre_votes = |id: &u64| cluster.group(*id).calls().pre_vote.load(Ordering::Relaxed);
     assert!(
-        cluster.running.keys().map(|id| pre_votes(id)).sum::<u64>() > 0,
+        cluster.running.keys().map(pre_votes).sum::<u64>() > 0,
         "Pre-Vote is on"
     );
 }

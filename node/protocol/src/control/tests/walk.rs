@@ -3,13 +3,13 @@
 
 use super::world::World;
 use crate::control::Input;
-use crate::control::message::Condition;
+use crate::control::message::{Ask, Condition};
 use crate::tables::{Command, SettingsChange};
 use crate::time::Duration;
 use understudy_proto::ids::NodeId;
 
 /// More with `WALKS=500`, one with `WALK=seed`.
-const WALKS: u64 = 12;
+const WALKS: u64 = 8;
 
 fn walk(seed: u64) -> usize {
     let mut world = World::served(seed, 3, 4, 6);
@@ -30,13 +30,24 @@ fn disturb(world: &mut World) {
     let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
     let node = nodes[world.rng.below(nodes.len() as u64) as usize];
     let up = world.nodes[&node].up;
-    match world.rng.below(12) {
+    match world.rng.below(15) {
         0 if up => world.crash(node),
         1 if up => world.crash_with_report(node),
         2 | 3 if !up => world.restart(node),
         4 => world.restart(node),
         5 => world.nodes.get_mut(&node).unwrap().cut = true,
-        6 | 7 => world.nodes.values_mut().for_each(|n| n.cut = false),
+        6 | 7 => world
+            .nodes
+            .values_mut()
+            .for_each(|n| (n.cut, n.deaf) = (false, false)),
+        12 => world.nodes.get_mut(&node).unwrap().deaf = true,
+        13 => ask_for_new_epochs(world, node),
+        14 => {
+            ask_for_new_epochs(world, node);
+            world.nodes.get_mut(&node).unwrap().deaf = true;
+            world.run(200);
+            world.lose_leader(150);
+        }
         8 => {
             let election = 150 + world.rng.below(600);
             world.lose_leader(election);
@@ -58,6 +69,19 @@ fn disturb(world: &mut World) {
     }
 }
 
+/// As a primary does that met a higher promise.
+fn ask_for_new_epochs(world: &mut World, node: NodeId) {
+    let node = world.nodes.get_mut(&node).unwrap();
+    for (shard, epoch) in node.acting.clone() {
+        let at_least = epoch.next();
+        node.control.ask(Ask::NewEpoch {
+            shard,
+            epoch,
+            at_least,
+        });
+    }
+}
+
 fn transfer(world: &mut World, node: NodeId) {
     let Some(leader) = world.leader else { return };
     let copy = world.nodes[&node].process.copy();
@@ -76,7 +100,8 @@ fn heal(world: &mut World) {
     (world.loss, world.delay_ms) = (0, 10);
     let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
     for node in nodes {
-        world.nodes.get_mut(&node).unwrap().cut = false;
+        let n = world.nodes.get_mut(&node).unwrap();
+        (n.cut, n.deaf) = (false, false);
         let control = &mut world.nodes.get_mut(&node).unwrap().control;
         control.set_condition(Condition::Serving);
         if !world.nodes[&node].up {

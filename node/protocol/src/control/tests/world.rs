@@ -47,6 +47,8 @@ pub struct Node {
     pub up: bool,
     /// Reaches no manager and no node.
     pub cut: bool,
+    /// Hears heartbeat answers and the tables, but no seal and no hand-over.
+    pub deaf: bool,
     /// Its clock runs at so many parts of 1,000.
     pub rate: u64,
     /// The epoch in which it acts, with the process's own start as reason never to go on in an old one.
@@ -79,6 +81,8 @@ pub struct World {
     pub leader: Option<usize>,
     pub elect_at: Instant,
     pub term: u64,
+    /// When the leader has applied its own term's first entry; it knows only older tables before.
+    own_term_at: Option<Instant>,
     pub nodes: BTreeMap<NodeId, Node>,
     wires: Vec<(Instant, u64, Message)>,
     pub loss: u64,
@@ -105,6 +109,7 @@ impl World {
             leader: None,
             elect_at: Instant::ZERO,
             term: 0,
+            own_term_at: None,
             nodes: BTreeMap::new(),
             wires: Vec::new(),
             loss: 0,
@@ -249,6 +254,7 @@ impl World {
             copies,
             up: true,
             cut: false,
+            deaf: false,
             rate,
             acting: BTreeMap::new(),
             started_with,
@@ -294,8 +300,8 @@ impl World {
         self.managers[manager].cut = false;
         let term = self.term;
         self.input(manager, Input::Elected { term });
-        self.deliver_log(manager);
-        self.input(manager, Input::OwnTermApplied { term });
+        let gap = Duration::from_millis(self.rng.below(3 * self.delay_ms + 1));
+        self.own_term_at = Some(self.now + gap);
     }
 
     pub fn input(&mut self, manager: usize, input: Input) -> Vec<Action> {
@@ -365,7 +371,7 @@ impl World {
         let wall_ms = WALL_MS + self.now.0 / 1_000;
         for manager in 0..self.managers.len() {
             if self.leader == Some(manager) {
-                self.deliver_log(manager);
+                self.apply_own_term(manager);
                 let sent = self.now - Duration::from_millis(self.rng.below(20));
                 self.input(manager, Input::QuorumAcked { sent });
                 self.input(manager, Input::TablesChanged);
@@ -386,6 +392,18 @@ impl World {
             let tables = &self.managers[leader].tables;
             let found = faults(tables);
             assert!(found.is_empty(), "{found:?}");
+        }
+    }
+
+    fn apply_own_term(&mut self, manager: usize) {
+        let waits = self.own_term_at.is_some_and(|at| self.now < at);
+        if waits {
+            return;
+        }
+        self.deliver_log(manager);
+        if self.own_term_at.take().is_some() {
+            let term = self.term;
+            self.input(manager, Input::OwnTermApplied { term });
         }
     }
 
@@ -587,7 +605,7 @@ impl World {
 
     fn reached(&mut self, process: ProcessId) -> Option<&mut Node> {
         let node = self.nodes.get_mut(&process.node)?;
-        (node.up && !node.cut && node.process == process).then_some(node)
+        (node.up && !node.cut && !node.deaf && node.process == process).then_some(node)
     }
 
     fn on_seal(&mut self, manager: usize, request: SealRequest) {

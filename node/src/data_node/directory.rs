@@ -1,0 +1,157 @@
+//! A node's copy of the naming and membership tables, as the managers' stream brings it.
+//!
+//! It may be behind; nothing is decided by it alone. A row makes a replica follow, and the replica judges by revision and
+//! promise.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
+use understudy_protocol::effect::Assignment;
+use understudy_protocol::tables::{
+    Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
+};
+
+/// What the node knows of the cluster.
+#[derive(Debug, Default)]
+pub struct Directory {
+    pub revision: Revision,
+    by_name: HashMap<String, Arc<Namespace>>,
+    shards: BTreeMap<ShardId, ShardEntry>,
+    nodes: BTreeMap<NodeId, NodeEntry>,
+    /// Sessions that the tables know; the value: still open.
+    sessions: HashMap<ClientId, bool>,
+    site: String,
+}
+
+impl Directory {
+    pub fn new(site: String) -> Directory {
+        Directory {
+            site,
+            ..Directory::default()
+        }
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<Arc<Namespace>> {
+        self.by_name.get(name).cloned()
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.by_name.values()
+    }
+
+    pub fn shard(&self, shard: ShardId) -> Option<&ShardEntry> {
+        self.shards.get(&shard)
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &ShardEntry)> {
+        self.shards.iter().map(|(shard, entry)| (*shard, entry))
+    }
+
+    pub fn node(&self, node: NodeId) -> Option<&NodeEntry> {
+        self.nodes.get(&node)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeEntry> {
+        self.nodes.values()
+    }
+
+    /// Whether the tables know the session, and whether it is open.
+    pub fn session(&self, client: ClientId) -> Option<bool> {
+        self.sessions.get(&client).copied()
+    }
+
+    pub fn know_session(&mut self, client: ClientId) {
+        self.sessions.insert(client, true);
+    }
+
+    pub fn primary(&self, shard: ShardId) -> Option<NodeId> {
+        self.shards.get(&shard)?.primary.map(|primary| primary.node)
+    }
+
+    pub fn internal_address(&self, node: NodeId) -> Option<String> {
+        let entry = self.nodes.get(&node)?;
+        Some(
+            entry
+                .internal
+                .seen_from(&self.site, &entry.site)
+                .to_string(),
+        )
+    }
+
+    /// The public address as a caller of that site uses it.
+    pub fn public_address(&self, node: NodeId, site: &str) -> Option<String> {
+        let entry = self.nodes.get(&node)?;
+        Some(entry.public.seen_from(site, &entry.site).to_string())
+    }
+
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    /// All tables anew. Gives the shards whose rows there are.
+    pub fn replace(&mut self, tables: &Tables) -> Vec<ShardId> {
+        self.revision = tables.revision();
+        let namespaces = tables
+            .namespaces()
+            .map(|n| (n.name.clone(), Arc::new(n.clone())));
+        self.by_name = namespaces.collect();
+        let gone: Vec<ShardId> = self
+            .shards
+            .keys()
+            .filter(|shard| tables.shard(**shard).is_none())
+            .copied()
+            .collect();
+        self.shards = tables.shards().clone();
+        self.nodes = tables.nodes().map(|node| (node.id, node.clone())).collect();
+        self.sessions = tables
+            .sessions()
+            .iter()
+            .map(|(id, session)| (*id, session.state == SessionState::Open))
+            .collect();
+        self.shards.keys().copied().chain(gone).collect()
+    }
+
+    /// Takes one change. Gives the shard whose row it was.
+    pub fn change(&mut self, change: Change) -> Option<ShardId> {
+        self.revision = self.revision.max(change.revision);
+        match change.what {
+            Changed::Shard(shard, entry) => {
+                self.shards.insert(shard, entry);
+                return Some(shard);
+            }
+            Changed::ShardDeleted(shard) => {
+                self.shards.remove(&shard);
+                return Some(shard);
+            }
+            Changed::Node(node) => {
+                self.nodes.insert(node.id, node);
+            }
+            Changed::Namespace(namespace) => {
+                self.by_name
+                    .insert(namespace.name.clone(), Arc::new(namespace));
+            }
+            Changed::NamespaceDeleted(id) => self.by_name.retain(|_, namespace| namespace.id != id),
+            Changed::Session(client, session) => {
+                self.sessions
+                    .insert(client, session.state == SessionState::Open);
+            }
+            Changed::Settings(_) | Changed::Bound(..) | Changed::Unbound(_) => {}
+        }
+        None
+    }
+
+    /// A shard's row as a replica needs it.
+    pub fn assignment(&self, shard: ShardId, me: CopyId) -> Option<Assignment> {
+        let entry = self.shards.get(&shard)?;
+        let following = entry.joining.iter().chain(&entry.leaving).copied();
+        Some(Assignment {
+            revision: entry.revision,
+            epoch: entry.epoch,
+            primary: entry.primary,
+            secondaries: entry.secondaries.clone(),
+            joining: following.collect(),
+            oldest_open_cut: entry.open_cuts.iter().map(|cut| cut.cut).min(),
+            open_cut_lists_me: entry.cut_lists(me),
+        })
+    }
+}

@@ -1,0 +1,386 @@
+//! A data node: opens its store, registers with the managers, follows their tables, and serves clients and its peers.
+//!
+//! `run` is the life of the process in order. The tasks beside it: `heart` beats and keeps the leases, `watch` follows
+//! the tables, the shard threads do the work.
+
+mod directory;
+mod heart;
+mod managers;
+mod sessions;
+mod status;
+mod watch;
+
+pub use directory::Directory;
+pub use managers::Managers;
+pub use sessions::Sessions;
+
+use crate::admin::Readiness;
+use crate::channels::Channels;
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::data_folder::{DataFolder, Role};
+use crate::manager::dial_plain;
+use crate::peers::Peers;
+use crate::process::{Process, RoleError, Stop, advertised};
+use crate::reflection::add_standard_services;
+use crate::rpc::control::RegisterRequest;
+use crate::rpc::{
+    objects::ObjectsServer, replica::ReplicaServer, replica::ReplicationServer,
+    request_log::RequestLogServer, routes::RoutesServer,
+};
+use crate::shard::ShardHost;
+use crate::shard::driver::Outside;
+use crate::storage::{Database, OpenError, Options, Writer};
+use parking_lot::RwLock;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::RoutesBuilder;
+use tonic::transport::Server;
+use understudy_proto::failure::Reason;
+use understudy_proto::limits::{INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX};
+use understudy_proto::v1::naming_server::NamingServer as NamingService;
+use understudy_proto::v1::objects_server::ObjectsServer as ObjectsService;
+use understudy_proto::v1::replica_server::ReplicaServer as ReplicaService;
+use understudy_proto::v1::replication_server::ReplicationServer as ReplicationService;
+use understudy_proto::v1::request_log_server::RequestLogServer as RequestLogService;
+use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Sequence, StoreId};
+use understudy_protocol::control::NodeControl;
+use understudy_protocol::control::message::Condition;
+use understudy_protocol::shard::Settings;
+use understudy_protocol::tables::{Address, BootId, LaunchId, Registration};
+use understudy_protocol::time::Duration as Length;
+
+/// What the services and tasks of one node share.
+pub struct Node {
+    pub me: ProcessId,
+    pub cluster: ClusterId,
+    pub directory: Arc<RwLock<Directory>>,
+    pub control: Arc<Mutex<NodeControl>>,
+    pub database: Arc<Database>,
+    pub writer: Writer,
+    pub host: ShardHost,
+    pub managers: Arc<Managers>,
+    pub channels: Channels,
+    pub sessions: Sessions,
+    pub stop: Stop,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({})", self.me)
+    }
+}
+
+/// How long one call to a manager may take.
+const CALL_LIMIT: Duration = Duration::from_secs(2);
+/// Between two tries to register.
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs a data node until it is told to stop, and has stopped.
+pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> {
+    let mut folder = DataFolder::open(&config.data_dir, Role::Node)?;
+    let store = folder.identity().store.ok_or_else(|| {
+        RoleError::FolderUnusable("CLUSTER names no store; name another folder".to_string())
+    })?;
+    let database = Arc::new(open_store(&config)?);
+    let channels = Channels::new(dial_plain());
+    let managers = Arc::new(Managers::new(channels.clone(), &config.managers));
+    let registration = registration(&config, &process, store);
+    let known = folder.identity().cluster;
+    let Some(registered) = register(&managers, known, registration, &process.stop).await? else {
+        return Ok(());
+    };
+    folder.belongs_to(registered.cluster, registered.process.node.0)?;
+    tracing::info!(process = %registered.process, cluster = %registered.cluster, "registered");
+    let node = Arc::new(start(
+        &config,
+        &process,
+        database,
+        managers,
+        channels,
+        &registered,
+    )?);
+    serve(config, process, node).await
+}
+
+fn open_store(config: &NodeConfig) -> Result<Database, RoleError> {
+    let options = Options {
+        cache_bytes: config.storage.cache_bytes as usize,
+        write_buffer_bytes: config.storage.write_buffer_bytes as usize,
+        open_files: config.storage.open_files as i32,
+        reserve_bytes: config.storage.reserve_bytes,
+    };
+    Database::open(&config.data_dir, &options).map_err(|error| match error {
+        OpenError::Io(_) => RoleError::Failed(error.to_string()),
+        error => RoleError::FolderUnusable(error.to_string()),
+    })
+}
+
+fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Registration {
+    let inside = advertised(&config.advertise.inside, process.bound.public);
+    let outside = match config.advertise.outside.as_str() {
+        "" => inside.clone(),
+        outside => outside.to_string(),
+    };
+    let internal = advertised(&config.advertise.internal, process.bound.internal);
+    Registration {
+        name: name_of(config),
+        store,
+        public: Address { inside, outside },
+        internal: Address {
+            inside: internal.clone(),
+            outside: internal,
+        },
+        site: config.site.clone(),
+        labels: config.labels.clone(),
+        capacity: 1,
+        launch: LaunchId(format!("{:032x}", rand::random::<u128>())),
+        boot: BootId(boot_id()),
+    }
+}
+
+/// The configured name, or else the machine's.
+fn name_of(config: &NodeConfig) -> String {
+    match config.name.as_str() {
+        "" => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        name => name.to_string(),
+    }
+}
+
+fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map(|id| id.trim().to_string()).unwrap_or_default()
+}
+
+/// Tries until a manager takes it. `None`: told to stop before that.
+async fn register(
+    managers: &Managers,
+    cluster: Option<ClusterId>,
+    registration: Registration,
+    stop: &Stop,
+) -> Result<Option<crate::rpc::control::RegisterResponse>, RoleError> {
+    let client = ClientId::from_parts(clock::unix_ms(), rand::random());
+    let id = RequestId {
+        client,
+        sequence: Sequence(1),
+    };
+    let request = RegisterRequest { id, registration };
+    let mut told = false;
+    loop {
+        let failure = match managers.register(cluster, &request, CALL_LIMIT).await {
+            Ok(response) => return Ok(Some(response)),
+            Err(failure) => failure,
+        };
+        match failure.reason {
+            Reason::NotAllowed if failure.message.contains("another cluster") => {
+                return Err(RoleError::FolderUnusable(format!(
+                    "the managers are of another cluster than the folder: {}",
+                    failure.message
+                )));
+            }
+            Reason::FieldInvalid | Reason::AlreadyExists | Reason::NotAllowed => {
+                return Err(RoleError::Failed(format!(
+                    "the managers refuse this node: {}",
+                    failure.message
+                )));
+            }
+            _ if !told => {
+                tracing::info!(%failure, "no manager takes the registration yet; trying on");
+                told = true;
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = stop.wait() => return Ok(None),
+            () = tokio::time::sleep(REGISTER_PAUSE) => {}
+        }
+    }
+}
+
+fn start(
+    config: &NodeConfig,
+    process: &Process,
+    database: Arc<Database>,
+    managers: Arc<Managers>,
+    channels: Channels,
+    registered: &crate::rpc::control::RegisterResponse,
+) -> Result<Node, RoleError> {
+    let me = registered.process;
+    let interval = Length::from_millis(config.heartbeat_interval_ms);
+    let ids = registered
+        .managers
+        .iter()
+        .map(|(id, _)| (*id).into())
+        .collect();
+    let control = Arc::new(Mutex::new(NodeControl::new(me, ids, interval)));
+    let directory = Arc::new(RwLock::new(Directory::new(config.site.clone())));
+    let peers = Arc::new(Peers::new(
+        me,
+        registered.cluster,
+        directory.clone(),
+        channels.clone(),
+        tokio::runtime::Handle::current(),
+    ));
+    let writer = Writer::start(database.clone(), Arc::new(clock::now));
+    let outside = Outside {
+        me,
+        settings: Settings {
+            interval,
+            log_bytes: config.retention.log_bytes,
+            log_age: Length::from_millis(config.retention.log_age_ms),
+        },
+        database: database.clone(),
+        control: control.clone(),
+        peers,
+        broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
+    };
+    let threads = match config.shard_threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads as usize,
+    };
+    let host = ShardHost::start(threads, outside, &writer)
+        .map_err(|error| RoleError::FolderUnusable(error.to_string()))?;
+    Ok(Node {
+        me,
+        cluster: registered.cluster,
+        sessions: Sessions::new(managers.clone(), directory.clone(), control.clone()),
+        directory,
+        control,
+        database,
+        writer,
+        host,
+        managers,
+        channels,
+        stop: process.stop.clone(),
+    })
+}
+
+async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<(), RoleError> {
+    let Process {
+        public,
+        internal,
+        stop,
+        admin,
+        ..
+    } = process;
+    status::register(&admin, &node);
+    // The servers go on while the primaries are handed over.
+    let (servers, ended) = crate::process::stopper();
+    let internal = tokio::spawn(serve_internal(internal, node.clone(), ended.clone()));
+    let watching = tokio::spawn(watch::run(node.clone()));
+    let beating = tokio::spawn(heart::run(node.clone()));
+    let mut routes = RoutesBuilder::default();
+    let health = add_standard_services(&mut routes)
+        .await
+        .map_err(RoleError::Failed)?;
+    add_public(&mut routes, &node);
+    let public = tokio::spawn(serve_public(public, routes, ended));
+    health
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
+    admin.set_readiness(Readiness::Ready);
+    tokio::select! {
+        () = stop.wait() => {}
+        ended = beating => {
+            return Err(RoleError::Failed(match ended {
+                Ok(why) => why,
+                Err(error) => format!("the heartbeats ended: {error}"),
+            }));
+        }
+    }
+    admin.set_readiness(Readiness::NotReady("stopping".to_string()));
+    health
+        .set_service_status("", tonic_health::ServingStatus::NotServing)
+        .await;
+    hand_over(&node, Duration::from_millis(config.shutdown_timeout_ms)).await;
+    servers.stop();
+    watching.abort();
+    // Streams of peers and followers do not end by themselves.
+    let _ = tokio::time::timeout(Duration::from_millis(500), async {
+        (public.await, internal.await)
+    })
+    .await;
+    Ok(())
+}
+
+fn add_public(routes: &mut RoutesBuilder, node: &Arc<Node>) {
+    let limit = PUBLIC_MESSAGE_BYTES_MAX;
+    routes
+        .add_service(
+            ObjectsService::new(ObjectsServer::new(node.clone()))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            RequestLogService::new(RequestLogServer::new(node.clone()))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(INTERNAL_MESSAGE_BYTES_MAX),
+        )
+        .add_service(
+            NamingService::new(RoutesServer::new(node.clone())).max_decoding_message_size(limit),
+        );
+}
+
+async fn serve_public(
+    listener: TcpListener,
+    routes: RoutesBuilder,
+    stop: Stop,
+) -> Result<(), tonic::transport::Error> {
+    server()
+        .add_routes(routes.routes())
+        .serve_with_incoming_shutdown(incoming(listener), async move { stop.wait().await })
+        .await
+}
+
+async fn serve_internal(
+    listener: TcpListener,
+    node: Arc<Node>,
+    stop: Stop,
+) -> Result<(), tonic::transport::Error> {
+    let limit = INTERNAL_MESSAGE_BYTES_MAX;
+    server()
+        .add_service(
+            ReplicationService::new(ReplicationServer::new(node.clone()))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .add_service(
+            ReplicaService::new(ReplicaServer::new(node))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .serve_with_incoming_shutdown(incoming(listener), async move { stop.wait().await })
+        .await
+}
+
+fn server() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+}
+
+fn incoming(listener: TcpListener) -> TcpListenerStream {
+    TcpListenerStream::new(listener)
+}
+
+/// Waits until the primaries moved away, at most so long.
+async fn hand_over(node: &Node, limit: Duration) {
+    let lock = || {
+        node.control
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    };
+    lock().set_condition(Condition::Stopping);
+    let ends = tokio::time::Instant::now() + limit;
+    while lock().leases().claims().next().is_some() && tokio::time::Instant::now() < ends {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

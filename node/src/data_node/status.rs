@@ -1,0 +1,111 @@
+//! What a node's admin port shows: metrics of the store and the shards, and a status page.
+
+use super::Node;
+use crate::admin::Admin;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::json;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+
+pub(super) fn register(admin: &Admin, node: &Arc<Node>) {
+    let metrics = StoreMetrics(Arc::downgrade(node));
+    admin.register(|registry| registry.register_collector(Box::new(metrics)));
+    let shown = Arc::downgrade(node);
+    admin.set_status(move || match shown.upgrade() {
+        Some(node) => status(&node),
+        None => json!({ "state": "stopped" }),
+    });
+}
+
+fn status(node: &Node) -> serde_json::Value {
+    let directory = node.directory.read();
+    let copies = directory
+        .shards()
+        .filter(|(_, entry)| entry.names(node.me.copy()))
+        .count();
+    let primaries = directory
+        .shards()
+        .filter(|(_, entry)| entry.primary == Some(node.me))
+        .count();
+    json!({
+        "role": "node",
+        "node": node.me.node.0,
+        "store": node.me.store.to_string(),
+        "incarnation": node.me.incarnation.0,
+        "cluster": node.cluster.to_string(),
+        "tables_revision": directory.revision.0,
+        "copies": copies,
+        "primaries": primaries,
+        "store_state": format!("{:?}", node.writer.state()),
+    })
+}
+
+/// Read from the store when somebody asks; nothing is counted twice.
+#[derive(Debug)]
+struct StoreMetrics(Weak<Node>);
+
+impl Collector for StoreMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(node) = self.0.upgrade() else {
+            return Ok(());
+        };
+        let progress = node.writer.progress();
+        let counters = [
+            (
+                "store_rounds",
+                "Commit rounds with batches",
+                &progress.rounds,
+            ),
+            (
+                "store_batches",
+                "Batches that were written",
+                &progress.batches,
+            ),
+            (
+                "store_records",
+                "Records that were appended",
+                &progress.records,
+            ),
+            (
+                "store_bytes",
+                "About the bytes of the batches",
+                &progress.bytes,
+            ),
+            (
+                "store_syncs",
+                "Synced writes, probes included",
+                &progress.syncs,
+            ),
+            (
+                "store_sync_us",
+                "Microseconds spent in synced writes",
+                &progress.sync_us,
+            ),
+            ("store_failures", "Writes that failed", &progress.failures),
+        ];
+        for (name, help, counter) in counters {
+            let metric = ConstCounter::new(counter.load(Relaxed));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        let gauges = [
+            (
+                "store_queued_bytes",
+                "Bytes that wait for a commit round",
+                progress.queued_bytes.load(Relaxed),
+            ),
+            (
+                "store_memory_bytes",
+                "Memory of the store's caches and buffers",
+                node.database.memory(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let metric = ConstGauge::new(value as i64);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        Ok(())
+    }
+}

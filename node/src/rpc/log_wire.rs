@@ -1,0 +1,117 @@
+//! Records as followers of the request log see them: the request side and the processing side (old and new values).
+
+use super::wire::{outcome, pair, request_id, value};
+use bytes::Bytes;
+use understudy_proto::v1;
+use understudy_protocol::change::{Change, ComponentChange, ObjectChange};
+use understudy_protocol::object::Value;
+use understudy_protocol::record::{Body, EncodedRecord, Record};
+use understudy_protocol::request::{Op, Precondition};
+use understudy_protocol::store::StoreError;
+
+/// Reads a stored record for a follower.
+pub(super) fn log_record(encoded: &EncodedRecord) -> Result<v1::LogRecord, StoreError> {
+    let (record, _) = Record::decode(&encoded.bytes).map_err(|malformed| {
+        StoreError::Corrupt(format!("record {}: {malformed}", encoded.pair))
+    })?;
+    let mut out = v1::LogRecord {
+        shard: record.shard.0,
+        pair: Some(pair(record.pair)),
+        previous_epoch_start: Some(pair(record.previous_epoch_start)),
+        primary_time_ms: record.time_ms,
+        checksum: encoded.checksum,
+        ..v1::LogRecord::default()
+    };
+    match record.body {
+        Body::EpochStart => out.set_kind(v1::log_record::Kind::EpochStart),
+        Body::Request(body) => {
+            out.set_kind(v1::log_record::Kind::Request);
+            let keys: Vec<Bytes> = body.ops.iter().map(|op| op.key().clone()).collect();
+            out.request_id = Some(request_id(body.id));
+            out.changes = body.changes.iter().map(object_change).collect();
+            out.outcome = Some(outcome(body.outcome, &keys));
+            out.ops = body.ops.into_iter().map(op).collect();
+            out.preconditions = body.preconditions.into_iter().map(precondition).collect();
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn object_change(change: &ObjectChange) -> v1::ObjectChange {
+    v1::ObjectChange {
+        key: change.key.clone(),
+        before: change.before.map(|last| pair(last.pair)),
+        before_request_id: change.before.map(|last| request_id(last.request)),
+        components: change.components.iter().map(component_change).collect(),
+    }
+}
+
+/// Add and append are told by what they added: their old and new values are not in the record.
+fn component_change(change: &ComponentChange) -> v1::ComponentChange {
+    let mut out = v1::ComponentChange {
+        name: change.name.clone(),
+        ..v1::ComponentChange::default()
+    };
+    match &change.change {
+        Change::Set { old, new } => {
+            out.old = old.as_ref().map(|(old, _)| value(old));
+            out.old_pair = old.as_ref().map(|(_, at)| pair(*at));
+            out.new = new.as_ref().map(value);
+        }
+        Change::Add { old_pair, delta } => {
+            out.old_pair = old_pair.map(pair);
+            out.added = Some(*delta);
+        }
+        Change::Append {
+            old_pair,
+            old_length,
+            data,
+        } => {
+            out.old_pair = old_pair.map(pair);
+            out.appended_at = Some(*old_length);
+            out.new = Some(value(&Value::Data(data.clone())));
+        }
+    }
+    out
+}
+
+fn op(op: Op) -> v1::Op {
+    use v1::op::{self, Kind};
+    let kind = match op {
+        Op::Put { key, value } => Kind::Put(op::Put { key, value }),
+        Op::Delete { key } => Kind::Delete(op::Delete { key }),
+        Op::SetComponent { key, name, value } => {
+            Kind::SetComponent(op::SetComponent { key, name, value })
+        }
+        Op::RemoveComponent { key, name } => {
+            Kind::RemoveComponent(op::RemoveComponent { key, name })
+        }
+        Op::Add { key, name, delta } => Kind::Add(op::Add { key, name, delta }),
+        Op::Append { key, name, data } => Kind::Append(op::Append { key, name, data }),
+        Op::Get { key } => Kind::Get(op::Get { key }),
+    };
+    v1::Op { kind: Some(kind) }
+}
+
+fn precondition(precondition: Precondition) -> v1::Precondition {
+    use v1::precondition::{ComponentValue, Kind};
+    let (key, kind) = match precondition {
+        Precondition::LastPair { key, pair: at } => (key, Kind::Pair(pair(at))),
+        Precondition::Absent { key, absent } => (key, Kind::Absent(absent)),
+        Precondition::ComponentValue {
+            key,
+            name,
+            value: is,
+        } => (
+            key,
+            Kind::Component(ComponentValue {
+                name,
+                value: Some(value(&is)),
+            }),
+        ),
+    };
+    v1::Precondition {
+        key,
+        kind: Some(kind),
+    }
+}

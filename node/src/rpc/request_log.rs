@@ -1,0 +1,456 @@
+//! The `RequestLog` service of a data node: a shard's log from a version on, outcomes by request id, and orphans.
+//!
+//! `Follow` works at the shard's primary; another node passes it on. Only durable records are shown.
+
+use super::log_wire::log_record;
+use super::objects::forwarded;
+use super::wire;
+use crate::data_node::Node;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
+use understudy_proto::v1::get_outcome_response::{Found, found::Where};
+use understudy_proto::v1::request_log_client::RequestLogClient;
+use understudy_proto::v1::request_log_server::RequestLog;
+use understudy_proto::{NodeId, Pair, RequestId, ShardId, Version, v1};
+use understudy_protocol::record::{EncodedRecord, Record};
+use understudy_protocol::shard::{LogView, ReadLevel, branch};
+use understudy_protocol::store::{Orphan, StoreError, Stored};
+use understudy_protocol::tables::Namespace;
+
+/// Bytes of records in one message to a follower.
+const MESSAGE_BYTES: usize = 256 * 1024;
+/// Orphans of an answer when the caller does not say, and at most.
+const ORPHANS_DEFAULT: usize = 1_000;
+const ORPHANS_MAX: usize = 10_000;
+/// How long other nodes may take to tell what they hold.
+const OTHERS_LIMIT: Duration = Duration::from_secs(2);
+
+/// The service on a node's public port.
+#[derive(Clone, Debug)]
+pub struct RequestLogServer {
+    node: Arc<Node>,
+}
+
+type FollowOut = Pin<Box<dyn futures::Stream<Item = Result<v1::FollowResponse, Status>> + Send>>;
+
+impl RequestLogServer {
+    pub fn new(node: Arc<Node>) -> RequestLogServer {
+        RequestLogServer { node }
+    }
+
+    fn client(&self, to: NodeId) -> Result<RequestLogClient<tonic::transport::Channel>, Failure> {
+        Ok(RequestLogClient::new(self.node.channel_to(to)?)
+            .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX))
+    }
+
+    /// The other nodes that may hold copies or orphans.
+    fn others(&self) -> Vec<NodeId> {
+        let directory = self.node.directory.read();
+        let gone = understudy_protocol::tables::NodeState::Removed;
+        directory
+            .nodes()
+            .filter(|n| n.id != self.node.me.node && n.state != gone)
+            .map(|n| n.id)
+            .collect()
+    }
+
+    async fn outcome_here(
+        &self,
+        namespace: &Namespace,
+        index: u32,
+        id: RequestId,
+    ) -> Result<Vec<Found>, Failure> {
+        let shard = namespace
+            .shard(index)
+            .expect("the index is below the count");
+        let mut found = Vec::new();
+        if self.node.host.view(shard, ReadLevel::Primary).await.is_ok()
+            && let Some(entry) = self.node.host.dedup(shard, id).await?
+        {
+            found.push(Found {
+                shard: index,
+                pair: Some(wire::pair(entry.pair)),
+                outcome: Some(wire::outcome(entry.outcome, &[])),
+                r#where: Where::Log as i32,
+                node: self.node.me.node.0,
+            });
+        }
+        let orphans = orphans_of(&self.node, shard, usize::MAX, move |record| {
+            record.request_id() == Some(id)
+        })
+        .await?;
+        for orphan in orphans {
+            let record = log_record(&orphan.record).map_err(|error| storage(&error))?;
+            found.push(Found {
+                shard: index,
+                pair: record.pair,
+                outcome: record.outcome,
+                r#where: Where::Orphan as i32,
+                node: self.node.me.node.0,
+            });
+        }
+        Ok(found)
+    }
+
+    async fn get_outcome_anywhere(
+        &self,
+        asked: v1::GetOutcomeRequest,
+    ) -> Result<v1::GetOutcomeResponse, Failure> {
+        let id = wire::to_request_id(asked.request_id.clone())?;
+        let namespace = self.node.namespace(&asked.namespace)?;
+        let indexes = match asked.shard {
+            Some(index) if index >= namespace.shards => {
+                return Err(Failure::field(
+                    "shard",
+                    format!("the namespace has {} shards", namespace.shards),
+                ));
+            }
+            Some(index) => index..index + 1,
+            None => 0..namespace.shards,
+        };
+        let mut response = v1::GetOutcomeResponse::default();
+        for index in indexes {
+            response
+                .found
+                .extend(self.outcome_here(&namespace, index, id).await?);
+        }
+        if asked.local_only {
+            return Ok(response);
+        }
+        let ask = |node: NodeId| {
+            let request = v1::GetOutcomeRequest {
+                local_only: true,
+                ..asked.clone()
+            };
+            async move {
+                let mut client = self.client(node)?;
+                forwarded(OTHERS_LIMIT, client.get_outcome(request)).await
+            }
+        };
+        let others = self.others();
+        let answers = futures::future::join_all(others.iter().map(|node| ask(*node))).await;
+        for (node, answer) in others.into_iter().zip(answers) {
+            match answer {
+                Ok(answer) => response.found.extend(answer.found),
+                Err(_) => response.unreachable_nodes.push(node.0),
+            }
+        }
+        Ok(response)
+    }
+
+    async fn list_orphans_anywhere(
+        &self,
+        asked: v1::ListOrphansRequest,
+    ) -> Result<v1::ListOrphansResponse, Failure> {
+        let limit = match asked.limit as usize {
+            0 => ORPHANS_DEFAULT,
+            limit => limit.min(ORPHANS_MAX),
+        };
+        let wanted = match asked.namespace.as_str() {
+            "" => None,
+            name => Some(self.node.namespace(name)?),
+        };
+        let mut response = self.orphans_here(wanted.as_deref(), limit).await?;
+        if !asked.local_only {
+            let others = self.others();
+            let asking = others.iter().map(|node| {
+                let request = v1::ListOrphansRequest {
+                    local_only: true,
+                    ..asked.clone()
+                };
+                async move {
+                    let mut client = self.client(*node)?;
+                    forwarded(OTHERS_LIMIT, client.list_orphans(request)).await
+                }
+            });
+            let answers = futures::future::join_all(asking).await;
+            for (node, answer) in others.iter().zip(answers) {
+                match answer {
+                    Ok(answer) => {
+                        response.orphans.extend(answer.orphans);
+                        response.more |= answer.more;
+                    }
+                    Err(_) => response.unreachable_nodes.push(node.0),
+                }
+            }
+        }
+        response.more |= response.orphans.len() > limit;
+        response.orphans.truncate(limit);
+        Ok(response)
+    }
+
+    async fn orphans_here(
+        &self,
+        wanted: Option<&Namespace>,
+        limit: usize,
+    ) -> Result<v1::ListOrphansResponse, Failure> {
+        let shards: Vec<ShardId> = match wanted {
+            Some(namespace) => namespace.shard_ids().collect(),
+            None => self
+                .node
+                .database
+                .shards()
+                .map_err(|error| storage(&error))?,
+        };
+        let mut response = v1::ListOrphansResponse::default();
+        for shard in shards {
+            let room = limit + 1 - response.orphans.len();
+            for orphan in orphans_of(&self.node, shard, room, |_| true).await? {
+                response.orphans.push(v1::list_orphans_response::Orphan {
+                    node: self.node.me.node.0,
+                    record: Some(log_record(&orphan.record).map_err(|error| storage(&error))?),
+                    cut: None,
+                });
+            }
+            if response.orphans.len() > limit {
+                response.orphans.truncate(limit);
+                response.more = true;
+                break;
+            }
+        }
+        Ok(response)
+    }
+}
+
+/// The orphans of a shard that fit, at most so many.
+async fn orphans_of(
+    node: &Arc<Node>,
+    shard: ShardId,
+    limit: usize,
+    fits: impl Fn(&Record) -> bool + Send + 'static,
+) -> Result<Vec<Orphan>, Failure> {
+    let database = node.database.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = database.orphans(shard, after, MESSAGE_BYTES)?;
+            after = page.items.last().map(|orphan| orphan.record.pair);
+            for orphan in page.items {
+                let (record, _) = Record::decode(&orphan.record.bytes)
+                    .map_err(|malformed| StoreError::Corrupt(malformed.to_string()))?;
+                if fits(&record) && found.len() < limit {
+                    found.push(orphan);
+                }
+            }
+            if page.done || after.is_none() || found.len() >= limit {
+                return Ok::<_, StoreError>(found);
+            }
+        }
+    });
+    let found = reading
+        .await
+        .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
+    found.map_err(|error| storage(&error))
+}
+
+fn storage(error: &StoreError) -> Failure {
+    let reason = match error {
+        StoreError::Io(_) => Reason::StorageFailed,
+        StoreError::Corrupt(_) => Reason::StorageCorrupt,
+    };
+    Failure::no(reason, error.to_string())
+}
+
+/// Reads the log of a shard whose primary is here, and goes on as it grows.
+pub(super) struct LogReader {
+    node: Arc<Node>,
+    shard: ShardId,
+    /// The last version that was given.
+    at: Version,
+    views: tokio::sync::watch::Receiver<LogView>,
+}
+
+impl LogReader {
+    /// `after`: a position to go on from; it must be on this branch and its successor must still be kept.
+    pub async fn open(
+        node: Arc<Node>,
+        shard: ShardId,
+        after: Option<Pair>,
+        from: Version,
+    ) -> Result<LogReader, Failure> {
+        let view = node.host.view(shard, ReadLevel::Primary).await?.log;
+        let at = match after {
+            Some(pair) if !branch::holds(&view.epoch_starts, view.durable, pair) => {
+                return Err(forked(&view, pair));
+            }
+            Some(pair) => pair.version,
+            None if from.0 == 0 => view.base.version,
+            None => Version(from.0 - 1),
+        };
+        if at < view.base.version {
+            let first = Version(view.base.version.0 + 1);
+            let message =
+                format!("the log begins at version {first}; begin there, or read the objects anew");
+            return Err(Failure::no(Reason::Compacted, message).with("first", first.to_string()));
+        }
+        let views = node.host.follow(shard).await?;
+        Ok(LogReader {
+            node,
+            shard,
+            at,
+            views,
+        })
+    }
+
+    pub fn end(&self) -> Pair {
+        self.views.borrow().durable
+    }
+
+    pub fn first(&self) -> Version {
+        self.views.borrow().base.version.next()
+    }
+
+    /// The next durable records, perhaps none at the moment.
+    pub async fn next(&mut self) -> Result<Vec<EncodedRecord>, Failure> {
+        let view = self
+            .node
+            .host
+            .view(self.shard, ReadLevel::Primary)
+            .await?
+            .log;
+        if self.at >= view.durable.version {
+            return Ok(Vec::new());
+        }
+        let (database, shard, from) = (self.node.database.clone(), self.shard, self.at.next());
+        let reading = tokio::task::spawn_blocking(move || {
+            database.records(shard, view.generation, from, MESSAGE_BYTES)
+        });
+        let records = reading
+            .await
+            .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
+        let mut records = records.map_err(|error| storage(&error))?;
+        records.retain(|record| record.pair <= view.durable);
+        if let Some(last) = records.last() {
+            self.at = last.pair.version;
+        }
+        Ok(records)
+    }
+
+    /// Waits until the log moved, or a second.
+    pub async fn moved(&mut self) -> Result<(), Failure> {
+        match tokio::time::timeout(Duration::from_secs(1), self.views.changed()).await {
+            Ok(Err(_)) => Err(Failure::no(Reason::Stopping, "this node is stopping")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn forked(view: &LogView, pair: Pair) -> Failure {
+    let cut = branch::cut(&view.epoch_starts, view.durable, &[], pair);
+    let message = format!(
+        "record {pair} was cut off by a failover; read the objects anew and begin at the log's end"
+    );
+    Failure::no(Reason::Forked, message).with("cut", cut.to_string())
+}
+
+async fn follow(
+    mut reader: LogReader,
+    asked: v1::FollowRequest,
+    out: mpsc::Sender<Result<v1::FollowResponse, Status>>,
+) -> Result<(), Failure> {
+    let mut left = if asked.limit == 0 {
+        u64::MAX
+    } else {
+        asked.limit
+    };
+    let mut first = true;
+    loop {
+        let mut records = reader.next().await?;
+        records.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= records.len() as u64;
+        let empty = records.is_empty();
+        if !empty || first {
+            let records = records
+                .iter()
+                .map(log_record)
+                .collect::<Result<_, _>>()
+                .map_err(|error| storage(&error))?;
+            let response = v1::FollowResponse {
+                records,
+                end: Some(wire::pair(reader.end())),
+                first_version: reader.first().0,
+            };
+            if out.send(Ok(response)).await.is_err() {
+                return Ok(());
+            }
+        }
+        first = false;
+        if left == 0 || (empty && !asked.follow) {
+            return Ok(());
+        }
+        if empty {
+            tokio::select! {
+                moved = reader.moved() => moved?,
+                () = out.closed() => return Ok(()),
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl RequestLog for RequestLogServer {
+    type FollowStream = FollowOut;
+
+    async fn follow(
+        &self,
+        request: Request<v1::FollowRequest>,
+    ) -> Result<Response<FollowOut>, Status> {
+        let asked = request.into_inner();
+        let namespace = self.node.namespace(&asked.namespace)?;
+        let shard = namespace.shard(asked.shard).ok_or_else(|| {
+            Failure::field(
+                "shard",
+                format!(
+                    "the namespace has {} shards, numbered from 0",
+                    namespace.shards
+                ),
+            )
+        })?;
+        let after = asked.after.map(|pair| wire::to_pair(Some(pair)));
+        match LogReader::open(self.node.clone(), shard, after, Version(asked.from_version)).await {
+            Ok(reader) => {
+                let (out, stream) = mpsc::channel(4);
+                tokio::spawn(async move {
+                    let errors = out.clone();
+                    if let Err(failure) = follow(reader, asked, out).await {
+                        let _ = errors.send(Err(failure.into())).await;
+                    }
+                });
+                Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+            }
+            Err(failure) if failure.reason == Reason::NotPrimary => {
+                let Some(primary) = self.node.other_primary(shard) else {
+                    return Err(self.node.with_primary(shard, failure).into());
+                };
+                let stream = self.client(primary)?.follow(asked).await?.into_inner();
+                Ok(Response::new(Box::pin(stream)))
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn get_outcome(
+        &self,
+        request: Request<v1::GetOutcomeRequest>,
+    ) -> Result<Response<v1::GetOutcomeResponse>, Status> {
+        Ok(Response::new(
+            self.get_outcome_anywhere(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_orphans(
+        &self,
+        request: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansResponse>, Status> {
+        Ok(Response::new(
+            self.list_orphans_anywhere(request.into_inner()).await?,
+        ))
+    }
+}

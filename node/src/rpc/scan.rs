@@ -1,0 +1,197 @@
+//! `Scan`: one page of a range of keys over all shards of a namespace, in key order.
+//!
+//! Each shard gives its first objects of the range, from its own copy here or from its primary; the smallest keys of all
+//! make the page. A page is consistent inside a shard only. The page token is the last key that was given.
+
+use super::objects::{ObjectsServer, forwarded};
+use super::wire;
+use crate::storage::ObjectRange;
+use bytes::Bytes;
+use std::time::Duration;
+use understudy_proto::failure::{Applied, Failure, Reason};
+use understudy_proto::limits::{SCAN_PAGE_BYTES_MAX, SCAN_PAGE_OBJECTS_MAX};
+use understudy_proto::{ShardId, v1};
+use understudy_protocol::shard::ReadLevel;
+use understudy_protocol::tables::Namespace;
+
+/// Objects of a page when the caller does not say.
+const DEFAULT_LIMIT: usize = 1_000;
+
+/// What one shard gave: objects in key order, and whether there are more.
+struct Part {
+    objects: Vec<v1::Object>,
+    done: bool,
+}
+
+pub(super) async fn run(
+    server: &ObjectsServer,
+    asked: v1::ScanRequest,
+) -> Result<v1::ScanResponse, Failure> {
+    let namespace = server.namespace(&asked.namespace)?;
+    let level = match asked.level() {
+        v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => ReadLevel::Primary,
+        v1::ReadLevel::Any => ReadLevel::Any,
+        _ => {
+            return Err(Failure::field(
+                "level",
+                "a scan reads at level PRIMARY or ANY",
+            ));
+        }
+    };
+    let limit = match asked.limit as usize {
+        0 => DEFAULT_LIMIT,
+        limit => limit.min(SCAN_PAGE_OBJECTS_MAX),
+    };
+    let shards = shards(&namespace, asked.shard)?;
+    let parts = shards
+        .into_iter()
+        .map(|(index, shard)| part(server, &asked, index, shard, level, limit));
+    let parts = futures::future::join_all(parts)
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(merge(parts, limit, asked.keys_only))
+}
+
+fn shards(namespace: &Namespace, asked: Option<u32>) -> Result<Vec<(u32, ShardId)>, Failure> {
+    let of = |index: u32| namespace.shard(index).map(|shard| (index, shard));
+    match asked {
+        None => Ok((0..namespace.shards).filter_map(of).collect()),
+        Some(index) => of(index).map(|one| vec![one]).ok_or_else(|| {
+            Failure::field(
+                "shard",
+                format!("the namespace has {} shards", namespace.shards),
+            )
+        }),
+    }
+}
+
+async fn part(
+    server: &ObjectsServer,
+    asked: &v1::ScanRequest,
+    index: u32,
+    shard: ShardId,
+    level: ReadLevel,
+    limit: usize,
+) -> Result<Part, Failure> {
+    match here(server, asked, shard, level, limit).await {
+        Err(failure)
+            if matches!(failure.reason, Reason::NotPrimary | Reason::Starting)
+                && asked.shard.is_none() =>
+        {
+            let Some(primary) = server.node.other_primary(shard) else {
+                return Err(server.node.with_primary(shard, failure));
+            };
+            let request = v1::ScanRequest {
+                shard: Some(index),
+                limit: limit as u32,
+                ..asked.clone()
+            };
+            let mut client = server.node.objects_client(primary)?;
+            let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
+            let page = forwarded(wait, client.scan(request)).await;
+            let page = page.map_err(|failure| Failure {
+                applied: Applied::No,
+                ..failure
+            })?;
+            Ok(Part {
+                done: page.page_token.is_empty(),
+                objects: page.objects,
+            })
+        }
+        Err(failure) => Err(server.node.with_primary(shard, failure)),
+        Ok(part) => Ok(part),
+    }
+}
+
+async fn here(
+    server: &ObjectsServer,
+    asked: &v1::ScanRequest,
+    shard: ShardId,
+    level: ReadLevel,
+    limit: usize,
+) -> Result<Part, Failure> {
+    let view = server.node.host.view(shard, level).await?;
+    let range = ObjectRange {
+        prefix: asked.prefix.clone(),
+        start: asked.start.clone(),
+        end: (!asked.end.is_empty()).then(|| asked.end.clone()),
+    };
+    let after = (!asked.page_token.is_empty()).then(|| asked.page_token.clone());
+    let database = server.node.database.clone();
+    let generation = view.log.generation;
+    let reading = tokio::task::spawn_blocking(move || {
+        database.scan(
+            shard,
+            generation,
+            &range,
+            after.as_deref(),
+            limit,
+            SCAN_PAGE_BYTES_MAX,
+        )
+    });
+    let page = reading
+        .await
+        .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
+    let page = page.map_err(|error| Failure::no(Reason::StorageFailed, error.to_string()))?;
+    // Under the lease, also after the values were read; and from the generation that is still the live one.
+    let after = server.node.host.view(shard, level).await?;
+    if after.log.generation != generation {
+        return Err(Failure::no(
+            Reason::Starting,
+            "the copy was rebuilt meanwhile; ask again",
+        ));
+    }
+    let objects = page
+        .items
+        .into_iter()
+        .map(|(key, object)| wire::object(&key, object))
+        .collect();
+    Ok(Part {
+        objects,
+        done: page.done,
+    })
+}
+
+/// The smallest keys of all parts. A part that has more bounds the page: what lies after its last key is not known yet.
+fn merge(parts: Vec<Part>, limit: usize, keys_only: bool) -> v1::ScanResponse {
+    let bound: Option<Bytes> = parts
+        .iter()
+        .filter(|part| !part.done)
+        .filter_map(|part| part.objects.last())
+        .map(|o| o.key.clone())
+        .min();
+    let mut all: Vec<v1::Object> = parts.into_iter().flat_map(|part| part.objects).collect();
+    all.sort_by(|a, b| a.key.cmp(&b.key));
+    let total = all.len();
+    if let Some(bound) = &bound {
+        all.retain(|object| object.key <= *bound);
+    }
+    let mut bytes = 0;
+    let size = |o: &v1::Object| {
+        o.key.len()
+            + o.components
+                .iter()
+                .map(prost::Message::encoded_len)
+                .sum::<usize>()
+            + 32
+    };
+    let fits = all.iter().take(limit).take_while(|object| {
+        bytes += size(object);
+        bytes <= SCAN_PAGE_BYTES_MAX || bytes == size(object)
+    });
+    let count = fits.count();
+    let more = bound.is_some() || count < total;
+    all.truncate(count);
+    let page_token = match all.last() {
+        Some(last) if more => last.key.clone(),
+        _ => Bytes::new(),
+    };
+    if keys_only {
+        all.iter_mut().for_each(|object| object.components.clear());
+    }
+    v1::ScanResponse {
+        objects: all,
+        page_token,
+    }
+}

@@ -1,0 +1,212 @@
+//! `Objects.Watch`: the changes of keys with a prefix, over all shards of a namespace, from a position of each.
+//!
+//! One task for each shard reads the log at its primary, here or through the primary's `RequestLog.Follow`; all send into
+//! one stream. What is no longer kept is an explicit gap, after which the watch goes on.
+
+use super::log_wire::log_record;
+use super::request_log::LogReader;
+use super::wire;
+use crate::data_node::Node;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
+use understudy_proto::v1::request_log_client::RequestLogClient;
+use understudy_proto::v1::watch_response::{Change, Gap, Kind, Progress};
+use understudy_proto::{Pair, ShardId, Version, v1};
+
+pub type WatchOut = Pin<Box<dyn futures::Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+type Out = mpsc::Sender<Result<v1::WatchResponse, Status>>;
+
+/// Before a shard without a primary is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+struct ShardWatch {
+    node: Arc<Node>,
+    namespace: String,
+    index: u32,
+    shard: ShardId,
+    prefix: bytes::Bytes,
+    /// After this the changes are wanted; `None`: what comes next.
+    after: Option<Pair>,
+    out: Out,
+}
+
+pub(super) fn start(node: Arc<Node>, asked: v1::WatchRequest) -> Result<WatchOut, Failure> {
+    let namespace = node.namespace(&asked.namespace)?;
+    let (out, stream) = mpsc::channel(16);
+    for index in 0..namespace.shards {
+        let Some(shard) = namespace.shard(index) else {
+            continue;
+        };
+        let watch = ShardWatch {
+            node: node.clone(),
+            namespace: asked.namespace.clone(),
+            index,
+            shard,
+            prefix: asked.prefix.clone(),
+            after: asked
+                .after
+                .get(&index)
+                .map(|pair| wire::to_pair(Some(*pair))),
+            out: out.clone(),
+        };
+        tokio::spawn(watch.run());
+    }
+    Ok(Box::pin(ReceiverStream::new(stream)))
+}
+
+impl ShardWatch {
+    async fn run(mut self) {
+        while !self.out.is_closed() {
+            let ended = match self.node.other_primary(self.shard) {
+                Some(_) => self.there().await,
+                None => self.here().await,
+            };
+            let Err(failure) = ended else { return };
+            match failure.reason {
+                Reason::Compacted | Reason::Forked => {
+                    if self.gap(&failure).await.is_none() {
+                        return;
+                    }
+                }
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Says what was missed and goes on at what is kept.
+    async fn gap(&mut self, failure: &Failure) -> Option<()> {
+        let first: u64 = failure
+            .metadata
+            .get("first")
+            .and_then(|first| first.parse().ok())
+            .unwrap_or(0);
+        let first = Pair {
+            epoch: 0.into(),
+            version: first.into(),
+        };
+        self.after = None;
+        self.send(Kind::Gap(Gap {
+            shard: self.index,
+            first: Some(wire::pair(first)),
+        }))
+        .await
+    }
+
+    async fn here(&mut self) -> Result<(), Failure> {
+        let end = self
+            .node
+            .host
+            .view(self.shard, understudy_protocol::shard::ReadLevel::Primary)
+            .await?
+            .log
+            .durable;
+        let after = *self.after.get_or_insert(end);
+        let mut reader =
+            LogReader::open(self.node.clone(), self.shard, Some(after), Version::ZERO).await?;
+        loop {
+            let records = reader.next().await?;
+            let empty = records.is_empty();
+            for encoded in records {
+                let record = log_record(&encoded)
+                    .map_err(|e| Failure::no(Reason::StorageCorrupt, e.to_string()))?;
+                if self.give(record).await.is_none() {
+                    return Ok(());
+                }
+            }
+            if empty {
+                if self.progress().await.is_none() {
+                    return Ok(());
+                }
+                reader.moved().await?;
+            }
+        }
+    }
+
+    async fn there(&mut self) -> Result<(), Failure> {
+        let Some(primary) = self.node.other_primary(self.shard) else {
+            return Ok(());
+        };
+        let mut client = RequestLogClient::new(self.node.channel_to(primary)?)
+            .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX);
+        let broken = |status: Status| {
+            Failure::from_status(&status)
+                .unwrap_or_else(|| Failure::no(Reason::PeerUnreachable, status.message()))
+        };
+        if self.after.is_none() {
+            // The end of the log is in the first answer.
+            let ask = v1::FollowRequest {
+                namespace: self.namespace.clone(),
+                shard: self.index,
+                from_version: u64::MAX,
+                ..v1::FollowRequest::default()
+            };
+            let mut stream = client.follow(ask).await.map_err(broken)?.into_inner();
+            let first = stream.message().await.map_err(broken)?;
+            self.after = Some(wire::to_pair(first.and_then(|response| response.end)));
+        }
+        let ask = v1::FollowRequest {
+            namespace: self.namespace.clone(),
+            shard: self.index,
+            after: self.after.map(wire::pair),
+            follow: true,
+            ..v1::FollowRequest::default()
+        };
+        let mut stream = client.follow(ask).await.map_err(broken)?.into_inner();
+        loop {
+            let message = tokio::select! {
+                message = stream.message() => message.map_err(broken)?,
+                () = self.out.closed() => return Ok(()),
+            };
+            let Some(response) = message else {
+                return Err(Failure::no(
+                    Reason::PeerUnreachable,
+                    "the primary ended the stream",
+                ));
+            };
+            for record in response.records {
+                if self.give(record).await.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn give(&mut self, record: v1::LogRecord) -> Option<()> {
+        self.after = Some(wire::to_pair(record.pair));
+        let matching = |change: &v1::ObjectChange| {
+            !change.components.is_empty() && change.key.starts_with(&self.prefix)
+        };
+        let changes: Vec<_> = record.changes.into_iter().filter(matching).collect();
+        if changes.is_empty() {
+            return Some(());
+        }
+        let change = Change {
+            shard: self.index,
+            pair: record.pair,
+            request_id: record.request_id,
+            changes,
+            primary_time_ms: record.primary_time_ms,
+        };
+        self.send(Kind::Change(change)).await
+    }
+
+    async fn progress(&self) -> Option<()> {
+        let positions = self.after.map(|after| (self.index, wire::pair(after)));
+        let positions: HashMap<_, _> = positions.into_iter().collect();
+        self.send(Kind::Progress(Progress { positions })).await
+    }
+
+    async fn send(&self, kind: Kind) -> Option<()> {
+        self.out
+            .send(Ok(v1::WatchResponse { kind: Some(kind) }))
+            .await
+            .ok()
+    }
+}
