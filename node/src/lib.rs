@@ -9,6 +9,7 @@ pub mod config;
 pub mod data_folder;
 pub mod data_node;
 pub mod manager;
+pub mod manager_role;
 pub mod peers;
 pub mod process;
 pub mod reflection;
