@@ -4,6 +4,7 @@
 //! A gap begins just before SIGKILL is sent and ends when a client holds an acknowledgement of another primary: for the
 //! first of the shards that lost theirs, and for the last.
 
+use super::cluster_processes::Member;
 use super::local::Local;
 use super::pulse::Pulse;
 use anyhow::{Context, bail};
@@ -60,11 +61,10 @@ pub async fn kill_primary(
 ) -> anyhow::Result<PrimaryLoss> {
     let (node, shards) = busiest_primary(client, namespace).await?;
     let nodes = client.cluster().nodes().await?;
-    let server = server_of_node(local, &nodes, node)?;
-    let (name, pid) = (local.name(server).to_string(), local.pid(server));
+    let (name, pid) = name_and_pid(server_of_node(local, &nodes, node)?);
     pulse.start_timing(node, &shards);
     let at = pulse.now();
-    local.kill(server)?;
+    local.kill(&name).await?;
     let began = Instant::now();
     while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -108,14 +108,11 @@ pub async fn kill_leader(
         .iter()
         .find(|manager| manager.id == status.leader);
     let leader = leader.context("the managers name no leader")?;
-    let server = local
-        .at(&leader.public_address)
-        .context("the leader is none of this cluster's processes")?;
-    let (name, pid) = (local.name(server).to_string(), local.pid(server));
+    let (name, pid) = name_and_pid(local.at(&leader.public_address)?);
     let errors = pulse.errors();
     pulse.start_watching_pauses();
     let at = pulse.now();
-    local.kill(server)?;
+    local.kill(&name).await?;
     let end = tokio::time::Instant::now() + watch;
     let began = Instant::now();
     let found = tokio::time::timeout_at(end, another_leader(client, leader.id)).await;
@@ -161,33 +158,21 @@ pub async fn wait_whole(client: &Client, nodes: u32, patience: Duration) -> anyh
     bail!("the cluster is not whole after {patience:?}: {last}")
 }
 
-/// Waits until so many nodes have joined.
-pub async fn wait_nodes(client: &Client, nodes: u32, patience: Duration) -> anyhow::Result<()> {
-    let began = Instant::now();
-    let mut last = String::new();
-    while began.elapsed() < patience {
-        match client.cluster().status().await {
-            Ok(status) if status.nodes_up >= nodes => return Ok(()),
-            Ok(status) => last = format!("{} of {nodes} nodes are up", status.nodes_up),
-            Err(error) => last = error.to_string(),
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
-    bail!("the cluster did not start in {patience:?}: {last}")
-}
-
-/// The server that this node runs in.
-pub fn server_of_node(
-    local: &Local,
+/// The process that this node runs in.
+fn server_of_node<'a>(
+    local: &'a Local,
     nodes: &ListNodesResponse,
     node: NodeId,
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<&'a Member> {
     let info = nodes.nodes.iter().find(|info| info.node == node.0);
     let info = info.with_context(|| format!("the managers do not know node {node}"))?;
     local
         .at(&info.outside_address)
-        .or_else(|| local.at(&info.inside_address))
-        .with_context(|| format!("node {node} is none of this cluster's processes"))
+        .or_else(|_| local.at(&info.inside_address))
+}
+
+fn name_and_pid(member: &Member) -> (String, u32) {
+    (member.name.clone(), member.pid().unwrap_or(0))
 }
 
 async fn another_leader(client: &Client, old: u64) {

@@ -1,15 +1,15 @@
 //! The flags of `understudy bench`.
 
-use crate::cli::demo::Output;
-use clap::{Args, Subcommand, ValueEnum};
+use crate::cli::client::OutputFlag;
+use clap::{Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 use understudy_client::Transport;
 
 /// Generate load, and measure throughput, latency and the servers' CPU time.
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct BenchArgs {
+pub struct Args {
     #[command(subcommand)]
     pub kind: Option<Kind>,
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub enum Kind {
     EchoServer(EchoArgs),
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct LoadArgs {
     /// Servers of a cluster that runs; without them, one of our own is started
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
@@ -44,7 +44,7 @@ pub struct LoadArgs {
 }
 
 /// The cluster that the bench starts itself.
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct ClusterArgs {
     /// The first port of our own cluster; every further process takes the next ten. 0: free ports
     #[arg(long, default_value_t = 0)]
@@ -62,12 +62,12 @@ pub struct ClusterArgs {
     #[arg(long, default_value_t = 0)]
     pub shards: u32,
     /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
+    #[arg(long, short = 'o', value_name = "HOW", default_value = "table")]
+    pub output: OutputFlag,
 }
 
 /// The load.
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct PlanArgs {
     #[arg(long, default_value = "bench")]
     pub namespace: String,
@@ -125,7 +125,7 @@ pub enum Way {
     Unary,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct FloorArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -133,7 +133,7 @@ pub struct FloorArgs {
     pub plan: PlanArgs,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct FailoverArgs {
     /// How often a primary's process is killed
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -151,7 +151,7 @@ pub struct FailoverArgs {
     pub rate: u32,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct MemoryArgs {
     /// Objects to load
     #[arg(long, default_value_t = 1_000_000)]
@@ -163,10 +163,16 @@ pub struct MemoryArgs {
     pub cluster: ClusterArgs,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct EchoArgs {
     #[arg(long, default_value = "127.0.0.1:0")]
     pub listen: String,
+}
+
+impl ClusterArgs {
+    pub fn is_json(&self) -> bool {
+        self.output == OutputFlag::Json
+    }
 }
 
 impl PlanArgs {

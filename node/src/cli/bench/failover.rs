@@ -110,7 +110,7 @@ async fn kill_and_restart(
     client: &Client,
     pulse: &Pulse,
 ) -> anyhow::Result<Failovers> {
-    let shown = !args.cluster.output.is_json() && std::io::stderr().is_terminal();
+    let shown = !args.cluster.is_json() && std::io::stderr().is_terminal();
     let nodes = client.cluster().status().await?.nodes_up;
     let mut primaries = Vec::new();
     for _ in 0..args.faults {
@@ -144,15 +144,14 @@ async fn kill_and_restart(
 }
 
 async fn restart(local: &mut Local, name: &str, client: &Client, nodes: u32) -> anyhow::Result<()> {
-    let server = local.by_name(name)?;
-    local.restart(server)?;
+    local.restart(name)?;
     faults::wait_whole(client, nodes, PATIENCE).await?;
     tokio::time::sleep(CALM).await;
     Ok(())
 }
 
 fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
-    if args.cluster.output.is_json() {
+    if args.cluster.is_json() {
         println!("{}", serde_json::to_string_pretty(failovers)?);
         return Ok(());
     }

@@ -1,6 +1,5 @@
 //! What a load gave: throughput, percentiles, CPU time. One line for people, one document for programs.
 
-use crate::cli::demo::Output;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
@@ -53,8 +52,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    pub fn print(&self, output: Output) -> anyhow::Result<()> {
-        if output.is_json() {
+    pub fn print(&self, json: bool) -> anyhow::Result<()> {
+        if json {
             println!("{}", serde_json::to_string_pretty(self)?);
         } else {
             print!("{}", table(std::slice::from_ref(self)));

@@ -51,7 +51,7 @@ pub async fn run(args: &MemoryArgs) -> anyhow::Result<()> {
         nodes_empty_bytes: empty,
         nodes_loaded_bytes: loaded,
     };
-    if args.cluster.output.is_json() {
+    if args.cluster.is_json() {
         println!("{}", serde_json::to_string_pretty(&memory)?);
         return Ok(());
     }

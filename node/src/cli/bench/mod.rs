@@ -13,13 +13,13 @@ mod load;
 mod measured;
 mod memory;
 
-pub use args::BenchArgs;
+pub use args::Args;
 
 use super::faults;
-use super::local::{Local, START_PATIENCE, Shape};
+use super::exit::{Ended, Exit, Trouble};
+use super::local::{Local, Plan, START_LIMIT};
 use anyhow::Context;
 use args::{ClusterArgs, Kind, LoadArgs};
-use std::process::ExitCode;
 use understudy_client::Client;
 use understudy_proto::v1::NamespacePolicy;
 use understudy_proto::v1::namespace_policy::Mode;
@@ -27,15 +27,28 @@ use understudy_proto::v1::namespace_policy::Mode;
 const MANAGERS: u16 = 3;
 const NODES: u16 = 3;
 
-pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    match args.kind {
-        None => load(&args.load).await?,
-        Some(Kind::Floor(args)) => floor::run(&args).await?,
-        Some(Kind::Failover(args)) => failover::run(&args).await?,
-        Some(Kind::Memory(args)) => memory::run(&args).await?,
-        Some(Kind::EchoServer(args)) => floor::echo::serve(&args).await?,
+pub async fn run(args: Args) -> Ended {
+    let measured = async {
+        match &args.kind {
+            None => load(&args.load).await,
+            Some(Kind::Floor(args)) => floor::run(args).await,
+            Some(Kind::Failover(args)) => failover::run(args).await,
+            Some(Kind::Memory(args)) => memory::run(args).await,
+            Some(Kind::EchoServer(args)) => floor::echo::serve(args).await,
+        }
+    };
+    // What was started ends with what is dropped here.
+    let ended = tokio::select! {
+        ended = measured => ended,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped by Ctrl-C")),
+    };
+    match ended {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => {
+            let what = "the bench did not come to its end";
+            Err(Trouble::new(Exit::Failed, what, format!("{error:#}"), ""))
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn load(args: &LoadArgs) -> anyhow::Result<()> {
@@ -48,20 +61,20 @@ async fn load(args: &LoadArgs) -> anyhow::Result<()> {
     };
     let measured = load::run(&endpoints, &pids, &args.plan).await;
     drop(local);
-    measured?.print(args.cluster.output)
+    measured?.print(args.cluster.is_json())
 }
 
 /// Starts a cluster of our own and makes the namespace. Gives it when every shard has all its copies.
 async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Client)> {
-    let local = Local::start(&Shape {
+    let plan = Plan {
         managers: MANAGERS,
         nodes: NODES,
         port_base: args.port_base,
         data_dir: args.data_dir.clone(),
         keep: args.keep,
-    })?;
+    };
+    let local = Local::start(&plan).await?;
     let client = Client::connect(local.endpoints()).await?;
-    faults::wait_nodes(&client, u32::from(NODES), START_PATIENCE).await?;
     let policy = NamespacePolicy {
         mode: match args.in_sync {
             true => Mode::InSync.into(),
@@ -76,6 +89,6 @@ async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Cl
         .create_namespace(namespace, policy, true)
         .await
         .with_context(|| format!("the namespace {namespace}"))?;
-    faults::wait_whole(&client, u32::from(NODES), START_PATIENCE).await?;
+    faults::wait_whole(&client, u32::from(NODES), START_LIMIT).await?;
     Ok((local, client))
 }

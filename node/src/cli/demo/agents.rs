@@ -6,7 +6,7 @@
 //! client repeats anything after its call ended in *unknown*: `settle` does so at the end, under the same id.
 
 use super::FLIGHTS;
-use super::args::DemoArgs;
+use super::args::Args;
 use super::flights::Flight;
 use super::ledger::{Ledger, Request};
 use crate::cli::pulse::Pulse;
@@ -48,7 +48,7 @@ struct Agent {
 
 impl Agents {
     pub async fn start(
-        args: &DemoArgs,
+        args: &Args,
         endpoints: &[String],
         flights: &Arc<Vec<Flight>>,
         shards: u32,

@@ -1,29 +1,13 @@
 //! The flags of `understudy demo`.
 
-use clap::{Args, ValueEnum};
+use crate::cli::client::OutputFlag;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How the result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// One document, for programs.
-    Json,
-}
-
-impl Output {
-    pub fn is_json(self) -> bool {
-        self == Output::Json
-    }
-}
-
 /// Three managers and three nodes, real data, and two processes killed under load.
-#[derive(Args, Clone, Debug)]
-pub struct DemoArgs {
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
     /// What flights, seats and clients are drawn by; printed. By default another one each time.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -58,11 +42,11 @@ pub struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// How the result is printed.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
+    #[arg(long, short = 'o', value_name = "HOW", default_value = "table")]
+    pub output: OutputFlag,
 }
 
-impl DemoArgs {
+impl Args {
     pub fn duration(&self) -> Duration {
         Duration::from_secs(u64::from(self.duration))
     }
@@ -72,12 +56,16 @@ impl DemoArgs {
         self.duration() * 2 + Duration::from_secs(90)
     }
 
+    pub fn is_json(&self) -> bool {
+        self.output == OutputFlag::Json
+    }
+
     pub fn shows_progress(&self) -> bool {
-        !self.output.is_json() && std::io::stderr().is_terminal()
+        !self.is_json() && std::io::stderr().is_terminal()
     }
 
     /// What to type to get the same flights, seats and clients again.
-    pub fn repeat_command(&self) -> String {
+    pub fn repeat(&self) -> String {
         let mut command = format!(
             "understudy demo --seed {} --flights {} --seats {} --clients {} --rate {} --duration {}",
             self.seed.unwrap_or_default(),

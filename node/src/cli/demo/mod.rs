@@ -14,10 +14,11 @@ mod page;
 mod report;
 mod timeline;
 
-pub use args::{DemoArgs, Output};
+pub use args::Args;
 
 use super::faults;
-use super::local::{Local, START_PATIENCE, Shape};
+use super::exit::{Ended, Exit, Trouble};
+use super::local::{Local, Plan, START_LIMIT};
 use super::pulse::Pulse;
 use agents::{Agents, settle};
 use airports::Airport;
@@ -25,7 +26,6 @@ use anyhow::Context;
 use audit::Audit;
 use flights::Flight;
 use report::{Faults, Report};
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use timeline::Timeline;
@@ -44,50 +44,64 @@ const REPAIR_PATIENCE: Duration = Duration::from_secs(30);
 /// How long clients are watched after the manager leader's end.
 const LEADER_WATCH: Duration = Duration::from_secs(3);
 
-/// Runs the demo. `Ok` of a failure when not every acknowledged request is accounted for.
-pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+/// Exit status 0 only when every acknowledged request is accounted for, and none ran twice.
+pub async fn run(args: Args) -> Ended {
     let mut args = args;
-    let seed = *args.seed.get_or_insert_with(rand::random);
+    args.seed.get_or_insert_with(rand::random);
+    match whole(&args).await {
+        Ok(report) if report.passed => Ok(Exit::Done),
+        Ok(_) => Ok(Exit::Failed),
+        Err(error) => {
+            let again = format!("look at what it says, and repeat it with `{}`", args.repeat());
+            let why = format!("{error:#}");
+            Err(Trouble::new(Exit::Failed, "the demo did not come to its end", why, again))
+        }
+    }
+}
+
+async fn whole(args: &Args) -> anyhow::Result<Report> {
     let airports = airports::read(args.data.as_deref())?;
+    let seed = args.seed.unwrap_or_default();
     let flights = flights::draw(seed, &airports, args.flights, args.seats)?;
     let timeline = Timeline::new(args.shows_progress());
     timeline.say(&format!("seed {seed}"));
-    let mut local = Local::start(&Shape {
+    let plan = Plan {
         managers: MANAGERS,
         nodes: NODES,
         port_base: args.port_base,
         data_dir: args.data_dir.clone(),
         keep: args.keep,
-    })?;
+    };
     let report = tokio::select! {
-        report = play(&args, &airports, flights, &mut local, &timeline) => report,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped by Ctrl-C")),
+        report = on_cluster(args, &plan, &airports, flights, &timeline) => report?,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped by Ctrl-C"),
     };
-    let report = match report {
-        Ok(report) => report,
-        Err(error) => return Err(error.context(format!("seed {seed}"))),
-    };
-    if args.keep {
-        timeline.say(&format!(
-            "the data are kept in {}",
-            local.data_dir().display()
-        ));
-    }
-    tokio::task::block_in_place(|| local.stop());
-    publish(&args, &report)?;
-    Ok(if report.passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    publish(args, &report)?;
+    Ok(report)
 }
 
-fn publish(args: &DemoArgs, report: &Report) -> anyhow::Result<()> {
+async fn on_cluster(
+    args: &Args,
+    plan: &Plan,
+    airports: &[Airport],
+    flights: Vec<Flight>,
+    timeline: &Timeline,
+) -> anyhow::Result<Report> {
+    let mut local = Local::start(plan).await?;
+    let report = play(args, airports, flights, &mut local, timeline).await?;
+    if args.keep {
+        timeline.say(&format!("the data are kept in {}", local.folder().display()));
+    }
+    local.stop().await;
+    Ok(report)
+}
+
+fn publish(args: &Args, report: &Report) -> anyhow::Result<()> {
     if let Some(file) = &args.report {
         std::fs::write(file, page::render(report))
             .with_context(|| format!("the report cannot be written to {}", file.display()))?;
     }
-    if args.output.is_json() {
+    if args.is_json() {
         println!("{}", serde_json::to_string_pretty(report)?);
     } else {
         print!("{}", report.text());
@@ -96,7 +110,7 @@ fn publish(args: &DemoArgs, report: &Report) -> anyhow::Result<()> {
 }
 
 async fn play(
-    args: &DemoArgs,
+    args: &Args,
     airports: &[Airport],
     flights: Vec<Flight>,
     local: &mut Local,
@@ -120,14 +134,13 @@ async fn play(
     Ok(Report::new(args, imported, &ledger, faults, audit, series))
 }
 
-/// Waits for the cluster, makes the namespaces, and loads airports and flights. Gives how many airports there are.
+/// Makes the namespaces, and loads airports and flights. Gives how many airports there are.
 async fn prepare(
     client: &Client,
     airports: &[Airport],
     flights: &[Flight],
     timeline: &Timeline,
 ) -> anyhow::Result<u64> {
-    faults::wait_nodes(client, u32::from(NODES), START_PATIENCE).await?;
     for name in [AIRPORTS, FLIGHTS] {
         let policy = NamespacePolicy {
             copies: u32::from(NODES),
@@ -139,7 +152,7 @@ async fn prepare(
             .await
             .with_context(|| format!("the namespace {name}"))?;
     }
-    faults::wait_whole(client, u32::from(NODES), START_PATIENCE).await?;
+    faults::wait_whole(client, u32::from(NODES), START_LIMIT).await?;
     timeline.say(&format!(
         "{MANAGERS} managers and {NODES} nodes are up, {NODES} copies of every shard"
     ));
@@ -157,7 +170,7 @@ async fn prepare(
 /// The middle of the story: a quarter of the time all is well, then the primary dies, comes back, and the manager leader
 /// dies.
 async fn faults_under_load(
-    args: &DemoArgs,
+    args: &Args,
     client: &Client,
     local: &mut Local,
     pulse: &Pulse,
@@ -176,8 +189,7 @@ async fn faults_under_load(
         primary.gap_ms
     ));
     tokio::time::sleep(calm).await;
-    let lost = local.by_name(&primary.server)?;
-    local.restart(lost)?;
+    local.restart(&primary.server)?;
     timeline.event(&format!("{} is started again", primary.server));
     let began = Instant::now();
     faults::wait_whole(client, u32::from(NODES), REPAIR_PATIENCE).await?;
@@ -193,8 +205,7 @@ async fn faults_under_load(
         "{} (pid {}) led the managers; {} failed writes, longest pause {:.0} ms",
         leader.server, leader.pid, leader.failed_writes, leader.gap_ms
     ));
-    let lost = local.by_name(&leader.server)?;
-    local.restart(lost)?;
+    local.restart(&leader.server)?;
     timeline.event(&format!("{} is started again", leader.server));
     let rest = args.duration().saturating_sub(pulse.now());
     tokio::time::sleep(rest).await;

@@ -2,7 +2,7 @@
 //!
 //! What went wrong is listed, never summed away: the lists are bounded only in the text, and the text says so.
 
-use super::args::DemoArgs;
+use super::args::Args;
 use super::audit::{Audit, Missing, TwoOwners};
 use super::ledger::Ledger;
 use super::timeline::Series;
@@ -52,7 +52,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(
-        args: &DemoArgs,
+        args: &Args,
         airports: u64,
         ledger: &Ledger,
         faults: Faults,
@@ -65,7 +65,7 @@ impl Report {
             .filter(|request| request.told_sold().is_some());
         Report {
             passed: audit.passed() && faults.primary.not_back.is_empty(),
-            repeat: args.repeat_command(),
+            repeat: args.repeat(),
             seed: args.seed.unwrap_or_default(),
             airports,
             flights: args.flights,

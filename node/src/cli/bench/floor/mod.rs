@@ -63,7 +63,7 @@ fn print(args: &FloorArgs, measured: Vec<Measured>) -> anyhow::Result<()> {
     };
     let ratios: Vec<Ratio> = pairs.into_iter().map(ratio).collect();
     let floor = Floor { measured, ratios };
-    if args.cluster.output.is_json() {
+    if args.cluster.is_json() {
         println!("{}", serde_json::to_string_pretty(&floor)?);
         return Ok(());
     }
