@@ -81,7 +81,7 @@ fn from_base64(text: &str) -> Result<Vec<u8>, String> {
 fn from_hex(text: &str) -> Result<Vec<u8>, String> {
     let digits = text.trim().as_bytes();
     let digit = |byte: u8| char::from(byte).to_digit(16);
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err("is no hex: it has an odd number of digits".to_string());
     }
     let pairs = digits

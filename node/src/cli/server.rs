@@ -12,7 +12,7 @@ use crate::config::{
     SettingFlags, is_loopback, load,
 };
 use crate::process::{Bound, Listeners, Process, RoleError, Stop, Stopper, stopper};
-use crate::{roles, telemetry};
+use crate::{data_node, manager_role, telemetry};
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::path::PathBuf;
@@ -76,11 +76,11 @@ role_config!(ManagerConfig, "manager");
 role_config!(NodeConfig, "node");
 
 pub async fn manager(args: ServerArgs<ManagerConfig>) -> Ended {
-    serve(args, roles::manager).await
+    serve(args, manager_role::run).await
 }
 
 pub async fn node(args: ServerArgs<NodeConfig>) -> Ended {
-    serve(args, roles::node).await
+    serve(args, data_node::run).await
 }
 
 async fn serve<C, F, R>(args: ServerArgs<C>, role: F) -> Ended
