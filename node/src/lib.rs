@@ -13,7 +13,6 @@ pub mod manager_role;
 pub mod peers;
 pub mod process;
 pub mod reflection;
-pub mod roles;
 pub mod rpc;
 pub mod shard;
 pub mod storage;
