@@ -4,6 +4,7 @@
 //! `exit`, prints on standard output what was asked for, and everything else on standard error.
 
 pub mod bench;
+pub mod bulk;
 mod bytes;
 mod client;
 mod cluster;
@@ -15,15 +16,18 @@ pub mod demo;
 mod dev;
 mod exit;
 mod export;
+pub mod faults;
 mod get;
 mod import;
 mod lines;
+pub mod local;
 mod log;
 mod man;
 mod namespace;
 mod naming;
 mod orphans;
 mod output;
+pub mod pulse;
 mod put;
 mod request;
 mod scan;
