@@ -16,6 +16,7 @@ use understudy_protocol::tables::{Answer as Told, Command, Refusal, ShardEntry};
 
 /// One event of the queue.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Most events are deliveries: a box for each would cost more than it saves.
 pub enum Event {
     Deliver {
         from: Place,

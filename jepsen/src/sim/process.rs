@@ -271,7 +271,8 @@ impl Process {
                 self.on_registered(answer, &mut turn);
             }
             (State::Running(running), Parcel::HeartbeatAnswer(answer)) => {
-                if running.on_heartbeat_answer(from, answer, &mut turn) {
+                let ends = running.on_heartbeat_answer(from, answer, &mut turn);
+                if ends {
                     self.state = State::Ending;
                 }
             }

@@ -162,7 +162,7 @@ impl World {
             let Some(event) = self.env.pop() else { return };
             self.events += 1;
             self.on_event(event);
-            if self.events % FULL_CHECK_EVENTS == 0 {
+            if self.events.is_multiple_of(FULL_CHECK_EVENTS) {
                 self.check_everything();
             }
         }

@@ -30,6 +30,9 @@ use understudy_protocol::time::Instant;
 /// How long a thread waits for something to do before it lets time pass for its replicas.
 const TICK: Duration = Duration::from_millis(10);
 
+/// Told of a copy that can no longer go on.
+pub type OnBroken = Arc<dyn Fn(ShardId, &StoreError) + Send + Sync>;
+
 /// What a thread shares with the rest of the node.
 #[derive(Clone)]
 pub struct Outside {
@@ -39,7 +42,7 @@ pub struct Outside {
     pub control: Arc<Mutex<NodeControl>>,
     pub peers: Arc<Peers>,
     /// Called once for each copy that can no longer go on.
-    pub broken: Arc<dyn Fn(ShardId, &StoreError) + Send + Sync>,
+    pub broken: OnBroken,
 }
 
 /// What can be asked of a thread.
