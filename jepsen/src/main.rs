@@ -1,1 +1,243 @@
-fn main() {}
+//! `understudy-jepsen`: seeded simulation with faults, its replay, and the proof that its checks catch mistakes.
+//!
+//! Exit codes: 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence. Each
+//! failure prints the command that repeats it.
+
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+use std::time::Duration;
+use understudy_jepsen::run::{self, Plan, Summary};
+use understudy_jepsen::sim::{Keep, Verdict};
+use understudy_protocol::mutant::Mutant;
+
+#[cfg(feature = "mutants")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (built with mutants: never for use)"
+);
+#[cfg(not(feature = "mutants"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Seeds of a run for which nobody said how many.
+const SEEDS: u64 = 100;
+/// The newest lines of a failed seed's trace that are shown.
+const LINES_SHOWN: usize = 40;
+
+#[derive(Parser)]
+#[command(name = "understudy-jepsen", version = VERSION, about = "Simulator and test harness of Understudy")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run simulated clusters under faults, one for each seed
+    Fuzz(Fuzz),
+    /// Print what happens in one seed, line by line
+    Replay(Replay),
+    /// Show that each built-in mistake is caught (needs a build with the feature `mutants`)
+    Mutants(Mutants),
+}
+
+#[derive(Args)]
+struct Fuzz {
+    /// How many seeds [default: 100]
+    #[arg(long, conflicts_with = "time")]
+    seeds: Option<u64>,
+    /// How long instead: 90s, 5m, 1h
+    #[arg(long = "for", id = "time", value_parser = parse_time)]
+    time: Option<Duration>,
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    start: u64,
+    /// Seeds at a time [default: one for each core]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Run each seed twice and compare the traces
+    #[arg(long)]
+    twice: bool,
+    /// Go on after a seed that is not clean, and list all of them
+    #[arg(long)]
+    keep_going: bool,
+    /// Make this mistake on purpose
+    #[arg(long, env = "UNDERSTUDY_MUTANT")]
+    mutant: Option<String>,
+}
+
+#[derive(Args)]
+struct Replay {
+    seed: u64,
+    /// Make this mistake on purpose
+    #[arg(long, env = "UNDERSTUDY_MUTANT")]
+    mutant: Option<String>,
+    /// Write what the clients saw to this file, one JSON line each
+    #[arg(long)]
+    history: Option<std::path::PathBuf>,
+}
+
+#[derive(Args)]
+struct Mutants {
+    /// How long each mistake is looked for
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Only these
+    names: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.command {
+        Command::Fuzz(fuzz) => choose(fuzz.mutant.as_deref()).and_then(|()| fuzz.run()),
+        Command::Replay(replay) => choose(replay.mutant.as_deref()).and_then(|()| replay.run()),
+        Command::Mutants(mutants) => mutants.run(),
+    };
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("understudy-jepsen: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The mistake for the rest of the process.
+fn choose(name: Option<&str>) -> anyhow::Result<()> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    let Some(mutant) = Mutant::parse(name) else {
+        let names: Vec<&str> = Mutant::ALL.iter().map(|m| m.name()).collect();
+        anyhow::bail!(
+            "there is no mutant '{name}'; there are {}",
+            names.join(", ")
+        );
+    };
+    set(mutant)
+}
+
+#[cfg(feature = "mutants")]
+fn set(mutant: Mutant) -> anyhow::Result<()> {
+    understudy_protocol::mutant::choose(Some(mutant));
+    Ok(())
+}
+
+#[cfg(not(feature = "mutants"))]
+fn set(mutant: Mutant) -> anyhow::Result<()> {
+    let name = mutant.name();
+    anyhow::bail!("this build cannot make the mistake {name}: build it with --features mutants")
+}
+
+impl Fuzz {
+    fn run(&self) -> anyhow::Result<u8> {
+        run::catch_panics();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let plan = Plan {
+            start: self.start,
+            count: self.seeds.or(self.time.is_none().then_some(SEEDS)),
+            time: self.time,
+            threads: self.threads.unwrap_or(cores),
+            twice: self.twice,
+            keep_going: self.keep_going,
+        };
+        let summary = run::many(plan);
+        for (seed, verdict) in &summary.failed {
+            self.tell(*seed, verdict, summary.failed.len() == 1);
+        }
+        println!("{}", describe(&summary, plan.threads));
+        Ok(summary.exit_code())
+    }
+
+    fn tell(&self, seed: u64, verdict: &Verdict, lines: bool) {
+        println!("seed {seed}: {}", verdict.describe());
+        if lines {
+            for line in run::seed(seed, Keep::Last(LINES_SHOWN)).last {
+                println!("    {line}");
+            }
+        }
+        let mutant = self.mutant.as_ref().map(|name| format!(" --mutant {name}"));
+        println!(
+            "  repeat: understudy-jepsen replay {seed}{}",
+            mutant.unwrap_or_default()
+        );
+    }
+}
+
+fn describe(summary: &Summary, threads: usize) -> String {
+    let minutes = summary.took.as_secs_f64() / 60.0;
+    let rate = summary.seeds as f64 / minutes.max(1e-9);
+    let s = summary.statistics;
+    format!(
+        "{} seeds, {} failed, {} events, {} acknowledged writes, {} orphans, {} copies broken, {:.1} virtual hours; \
+         {:.0} seeds a minute with {threads} threads",
+        summary.seeds,
+        summary.failed.len(),
+        s.events,
+        s.acknowledged,
+        s.orphans,
+        s.broken,
+        s.virtual_us as f64 / 3.6e9,
+        rate
+    )
+}
+
+impl Replay {
+    fn run(&self) -> anyhow::Result<u8> {
+        run::catch_panics();
+        let outcome = run::seed(self.seed, Keep::Print);
+        if let Some(path) = &self.history {
+            std::fs::write(path, outcome.history.to_json_lines())?;
+        }
+        println!("seed {}: {}", self.seed, outcome.verdict.describe());
+        println!("trace {:016x}, {:?}", outcome.hash, outcome.statistics);
+        Ok(outcome.verdict.exit_code())
+    }
+}
+
+impl Mutants {
+    /// A process makes at most one mistake, so each has one of its own.
+    fn run(&self) -> anyhow::Result<u8> {
+        if !cfg!(feature = "mutants") {
+            anyhow::bail!("this build has no mutants: build it with --features mutants");
+        }
+        let seconds = (self.minutes * 60.0).max(1.0);
+        let mut survived = 0;
+        let wanted =
+            |m: &&Mutant| self.names.is_empty() || self.names.iter().any(|n| n == m.name());
+        for mutant in Mutant::ALL.iter().filter(wanted) {
+            let name = mutant.name();
+            let output = std::process::Command::new(std::env::current_exe()?)
+                .args(["fuzz", "--mutant", name, "--for", &format!("{seconds}s")])
+                .output()?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            let found = text.lines().find(|line| line.starts_with("seed "));
+            match (output.status.code(), found) {
+                (Some(1 | 3 | 4), Some(found)) => println!("caught   {name}: {found}"),
+                (code, _) => {
+                    survived += 1;
+                    println!("SURVIVED {name} (exit {code:?})");
+                    println!("  repeat: understudy-jepsen fuzz --mutant {name} --for {seconds}s");
+                }
+            }
+        }
+        println!(
+            "{survived} of {} mutants survived",
+            Mutant::ALL.iter().filter(wanted).count()
+        );
+        Ok(u8::from(survived > 0))
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("'{text}' is no time: 90s, 5m, 1h"))?;
+    let seconds = match unit {
+        "s" | "" => number,
+        "m" => number * 60.0,
+        "h" => number * 3_600.0,
+        _ => return Err(format!("'{unit}' is no unit: s, m or h")),
+    };
+    Ok(Duration::from_secs_f64(seconds))
+}

@@ -8,6 +8,7 @@ pub mod control;
 pub mod detector;
 pub mod effect;
 pub mod evaluate;
+pub mod invariants;
 pub mod mutant;
 pub mod object;
 pub mod record;

@@ -126,7 +126,7 @@ fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Regis
     };
     let internal = advertised(&config.advertise.internal, process.bound.internal);
     Registration {
-        name: config.shown_name(),
+        name: name_of(config),
         store,
         public: Address { inside, outside },
         internal: Address {
@@ -138,6 +138,17 @@ fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Regis
         capacity: 1,
         launch: LaunchId(format!("{:032x}", rand::random::<u128>())),
         boot: BootId(boot_id()),
+    }
+}
+
+/// The configured name, or else the machine's.
+fn name_of(config: &NodeConfig) -> String {
+    match config.name.as_str() {
+        "" => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        name => name.to_string(),
     }
 }
 

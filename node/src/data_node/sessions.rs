@@ -12,6 +12,7 @@ use std::time::Duration;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClientId, RequestId, Sequence};
 use understudy_protocol::control::NodeControl;
+use understudy_protocol::tables::SessionState;
 
 /// How long a registration may take.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -77,7 +78,7 @@ impl Sessions {
             .ask(&NodeRequest::RegisterSession { id, client }, LIMIT)
             .await;
         match asked {
-            Ok(NodeResponse::Session(session)) if session.is_open() => {
+            Ok(NodeResponse::Session(session)) if session.state == SessionState::Open => {
                 self.directory.write().know_session(client);
                 Ok(())
             }

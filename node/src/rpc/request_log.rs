@@ -81,7 +81,7 @@ impl RequestLogServer {
                 node: self.node.me.node.0,
             });
         }
-        let orphans = orphans_of(&self.node, shard, usize::MAX, |record| {
+        let orphans = orphans_of(&self.node, shard, usize::MAX, move |record| {
             record.request_id() == Some(id)
         })
         .await?;

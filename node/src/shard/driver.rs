@@ -490,7 +490,7 @@ impl Driver {
             }
             Effect::Sealed { caller, answer } => {
                 if let Some(Waiting::Seal(reply)) = self.waiting.remove(&caller.0) {
-                    drop(reply.send(answer));
+                    let _ = reply.send(answer);
                 }
             }
             Effect::Ask(ask) => self.ask(shard, ask),
@@ -527,7 +527,6 @@ impl Driver {
                 self.store = State::Failed(failure);
             }
         }
-        self.outside.peers.flush();
         self.followers.retain(|_, sender| !sender.is_closed());
         for (shard, sender) in &self.followers {
             if let Some(replica) = self.replicas.get(shard) {

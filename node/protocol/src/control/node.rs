@@ -59,6 +59,8 @@ pub struct NodeControl {
     managers: Vec<NodeId>,
     /// Index of the manager that is asked next.
     target: usize,
+    /// Index of the manager that was last asked in its turn, not because another named it.
+    turn: usize,
     leases: LeaseHolder,
     condition: Condition,
     interval: Duration,
@@ -91,6 +93,7 @@ impl NodeControl {
             process,
             managers,
             target: 0,
+            turn: 0,
             leases: LeaseHolder::new(),
             condition: Condition::Serving,
             interval,
@@ -147,7 +150,8 @@ impl NodeControl {
         assert!(!managers.is_empty(), "{} knows no manager", self.process);
         let asked = self.managers[self.target];
         let place = managers.iter().position(|m| *m == asked);
-        self.turn_target(place.unwrap_or(0));
+        self.turn = place.unwrap_or(0);
+        self.turn_target(self.turn);
         self.managers = managers;
     }
 
@@ -261,9 +265,14 @@ impl NodeControl {
     fn turn_from_silent_manager(&mut self, now: Instant) {
         let since = *self.silent_since.get_or_insert(now);
         if now.since(since) >= self.interval {
-            self.turn_target((self.target + 1) % self.managers.len());
+            self.ask_next_in_turn();
             self.silent_since = Some(now);
         }
+    }
+
+    fn ask_next_in_turn(&mut self) {
+        self.turn = (self.turn + 1) % self.managers.len();
+        self.turn_target(self.turn);
     }
 
     fn turn_target(&mut self, target: usize) {
@@ -315,11 +324,18 @@ impl NodeControl {
         if !newest || self.managers[self.target] != from || sequence <= self.last_answered {
             return;
         }
-        let named = leader.filter(|l| *l != from);
-        let named = named.and_then(|l| self.managers.iter().position(|m| *m == l));
-        self.urgent |= named.is_some() && !self.refused;
+        // Whoever was named and does not lead either is not followed further: two managers that name each other would be
+        // asked for ever, and never the third.
+        let in_turn = self.target == self.turn;
+        let named = leader.filter(|l| *l != from && in_turn);
+        match named.and_then(|l| self.managers.iter().position(|m| *m == l)) {
+            Some(named) => {
+                self.urgent |= !self.refused;
+                self.turn_target(named);
+            }
+            None => self.ask_next_in_turn(),
+        }
         self.refused = true;
-        self.turn_target(named.unwrap_or((self.target + 1) % self.managers.len()));
         self.silent_since = None;
         // The question is answered: the next one is not turned once more because of it.
         self.last_answered = self.last_answered.max(sequence);
@@ -343,6 +359,7 @@ impl NodeControl {
             self.active.extend(first.remove().active);
         }
         if let Some(place) = self.managers.iter().position(|m| *m == from) {
+            self.turn = place;
             self.target = place;
         }
         self.silent_since = None;

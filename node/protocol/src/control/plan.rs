@@ -165,7 +165,9 @@ impl Leader {
     fn take_in_stray(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
         let mut strays = self.strays(shard, entry).into_iter();
         let (copy, _) = strays.find(|(copy, report)| {
-            !has_given_all(report, entry, *copy) && turn.tables.process_of(*copy).is_some()
+            !has_given_all(report, entry, *copy)
+                && turn.tables.process_of(*copy).is_some()
+                && self.standing(turn, entry, *copy) != Standing::Gone
         })?;
         let leaving = true;
         Some(EntryOp::AddJoining { copy, leaving })

@@ -1,0 +1,132 @@
+//! Drawing a plan: which faults, when, how long. Each seed draws its own weights, so that some runs have one kind of
+//! fault only and others all of them at once.
+
+use super::{Fault, FaultKind};
+use crate::dice::{Dice, Purpose};
+use serde::{Deserialize, Serialize};
+
+/// What there is to break.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Scale {
+    pub nodes: usize,
+    pub managers: usize,
+    pub shards: u32,
+    /// Faults begin inside this time.
+    pub phase_us: u64,
+}
+
+/// All faults of a run, by the time of their beginning.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub faults: Vec<Fault>,
+}
+
+const KINDS: usize = 25;
+/// Fewer would not reach the interesting orders of events.
+const FAULTS_MIN: u64 = 5;
+const FAULTS_MAX: u64 = 14;
+
+impl Plan {
+    pub fn draw(seed: u64, scale: Scale) -> Plan {
+        let mut dice = Dice::new(seed, Purpose::Faults, 0);
+        let mut weights = [0; KINDS];
+        for weight in &mut weights {
+            *weight = if dice.permille(400) {
+                0
+            } else {
+                dice.between(1, 10) as u32
+            };
+        }
+        weights[0] += 1;
+        let count = dice.between(FAULTS_MIN, FAULTS_MAX);
+        let mut faults: Vec<Fault> = (0..count)
+            .map(|_| draw(&mut dice, scale, &weights))
+            .collect();
+        faults.sort_by_key(|fault| fault.at_us);
+        Plan { faults }
+    }
+}
+
+fn draw(dice: &mut Dice, scale: Scale, weights: &[u32]) -> Fault {
+    // Half of them short, so that several come together; the others longer than a lease.
+    let lasts_us = match dice.below(4) {
+        0 => dice.between(20_000, 300_000),
+        1 => dice.between(300_000, 1_200_000),
+        2 => dice.between(1_200_000, 4_000_000),
+        _ => dice.between(1_500_000, 9_000_000),
+    };
+    let at_us = dice.below(scale.phase_us);
+    let what = draw_kind(dice, scale, weights);
+    Fault {
+        at_us,
+        lasts_us,
+        what,
+    }
+}
+
+fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
+    let node = dice.index(scale.nodes);
+    let other = (node + 1 + dice.index(scale.nodes - 1)) % scale.nodes;
+    let manager = dice.index(scale.managers);
+    let shard = dice.below(u64::from(scale.shards)) as u32;
+    let seen = dice.permille(300);
+    let some: Vec<usize> = (0..scale.nodes).filter(|_| dice.permille(500)).collect();
+    match dice.weighted(weights) {
+        0 => FaultKind::CrashNode { node, seen },
+        1 => FaultKind::CrashPrimary { shard, seen },
+        2 => FaultKind::CrashNodes { nodes: some },
+        3 => FaultKind::CrashManager { manager },
+        4 => FaultKind::CrashLeader,
+        5 => FaultKind::TransferLeadership,
+        6 => FaultKind::PauseNode { node },
+        7 => FaultKind::PausePrimary { shard },
+        8 => FaultKind::PauseLeader,
+        9 => FaultKind::IsolateNode { node },
+        10 => FaultKind::IsolateManager { manager },
+        11 => FaultKind::IsolateLeader,
+        12 => FaultKind::Halves { first: some },
+        13 => FaultKind::OneWay {
+            from: node,
+            to: other,
+        },
+        14 => FaultKind::PrimaryAlone { shard },
+        15 => FaultKind::NodesFromManagers { nodes: some },
+        16 => FaultKind::ManagersApart,
+        17 => FaultKind::Noise {
+            loss_permille: dice.between(0, 300) as u32,
+            repeat_permille: dice.between(0, 300) as u32,
+            delay_max_us: dice.between(1_000, 900_000),
+        },
+        18 => FaultKind::DiskFails { node },
+        19 => FaultKind::DiskHangs { node },
+        20 => FaultKind::LeaderWithPrimary { shard },
+        21 => FaultKind::Flaky {
+            nodes: some,
+            loss_permille: dice.between(300, 950) as u32,
+        },
+        22 => FaultKind::Drain { node },
+        23 => FaultKind::LoseStore { node },
+        _ => FaultKind::Transfer { shard },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_replays_and_has_enough_faults() {
+        let scale = Scale {
+            nodes: 3,
+            managers: 3,
+            shards: 8,
+            phase_us: 10_000_000,
+        };
+        for seed in 0..200 {
+            let plan = Plan::draw(seed, scale);
+            assert_eq!(plan, Plan::draw(seed, scale));
+            assert!(plan.faults.len() >= FAULTS_MIN as usize);
+            assert!(plan.faults.is_sorted_by_key(|fault| fault.at_us));
+        }
+    }
+}

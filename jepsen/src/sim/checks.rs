@@ -1,0 +1,125 @@
+//! The checks that look at the whole world: who holds leases, every disk against its log, convergence, the history.
+
+use super::world::World;
+use crate::checker::values_are_explained;
+use understudy_proto::{CopyId, ShardId};
+use understudy_protocol::effect::Report;
+use understudy_protocol::invariants::{Holder, Standing, Violation, unconverged};
+use understudy_protocol::object::Value;
+use understudy_protocol::store::Stored;
+
+impl World {
+    /// I2: at this moment, by each process's own clock.
+    pub(super) fn check_holders(&mut self) {
+        for number in 0..self.space.shards {
+            let shard = self.shard(number);
+            let holders: Vec<Holder> = self
+                .hosts
+                .iter()
+                .filter_map(|host| {
+                    let now = host.clock.read(self.env.now_us);
+                    host.process.as_ref()?.holder(shard, now)
+                })
+                .collect();
+            let checked = self.env.invariants.on_holders(shard, &holders);
+            self.env.check(checked);
+        }
+    }
+
+    pub(super) fn check_everything(&mut self) {
+        self.check_holders();
+        for number in 0..self.space.shards {
+            let shard = self.shard(number);
+            for host in &self.hosts {
+                let Some(copy) = self.env.copy_at(host.number) else {
+                    continue;
+                };
+                if copy.store != host.store {
+                    continue;
+                }
+                let checked = self
+                    .env
+                    .invariants
+                    .check_copy(copy, shard, &host.disk.store);
+                self.env.check(checked);
+            }
+            let checked = self.env.invariants.check_acknowledged(shard);
+            self.env.check(checked);
+        }
+        let line = format!("CHECKED all after {} events", self.events);
+        self.env.note(format_args!("{line}"));
+    }
+
+    /// I13: what is still missing.
+    pub(super) fn missing(&self) -> Option<String> {
+        let tables = self.managers.tables();
+        (0..self.space.shards).find_map(|number| {
+            let shard = self.shard(number);
+            match tables.shard(shard) {
+                None => Some(format!("shard {shard} does not exist")),
+                Some(_) => self
+                    .standing(shard)
+                    .and_then(|standing| unconverged(&standing)),
+            }
+        })
+    }
+
+    fn standing(&self, shard: ShardId) -> Option<Standing> {
+        let row = self.managers.tables().shard(shard)?;
+        let with = |copy: CopyId| (copy, self.report(copy, shard));
+        Some(Standing {
+            shard,
+            epoch: row.epoch,
+            wanted: self.copies.min(self.hosts.len()),
+            begun: row.begun.is_some(),
+            primary: row.primary.map(|process| with(process.copy())),
+            secondaries: row.secondaries.iter().copied().map(with).collect(),
+            joining: row.joining.iter().copied().map(with).collect(),
+            leaving: row.leaving.iter().copied().collect(),
+        })
+    }
+
+    fn report(&self, copy: CopyId, shard: ShardId) -> Option<Report> {
+        let host = &self.hosts[*self.env.hosts.get(&copy.node)?];
+        let process = host.process.as_ref()?;
+        let replica = process
+            .replica(shard)
+            .filter(|_| host.store == copy.store)?;
+        Some(replica.report())
+    }
+
+    /// What the clients saw against what is there in the end.
+    pub(super) fn check_history(&mut self) {
+        let mut values = Vec::new();
+        for number in 0..self.space.shards {
+            let shard = self.shard(number);
+            let row = self.managers.tables().shard(shard);
+            let Some(primary) = row.and_then(|row| row.primary) else {
+                continue;
+            };
+            let host = &self.hosts[self.env.hosts[&primary.node]];
+            let generation = host
+                .process
+                .as_ref()
+                .and_then(|process| process.replica(shard))
+                .map_or(0, |replica| replica.meta().live.generation);
+            let page = host
+                .disk
+                .store
+                .objects_after(shard, generation, None, usize::MAX);
+            for (_, object) in page.map(|page| page.items).unwrap_or_default() {
+                for component in object.components {
+                    if let Value::Data(data) = component.value {
+                        values.push(String::from_utf8_lossy(&data).into_owned());
+                    }
+                }
+            }
+        }
+        if let Err(what) = values_are_explained(&self.history, &values) {
+            self.env.check(Err(Violation {
+                invariant: "I8",
+                what,
+            }));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Every record that was ever formed, over all copies: a tree for each shard, since a record names the one before it.
+//!
+//! Nothing is forgotten when a copy trims, undoes or loses it: what a copy should hold can be told from the tree alone.
+
+use super::Violation;
+use crate::record::{EncodedRecord, Record};
+use std::collections::BTreeMap;
+use understudy_proto::{Pair, ShardId};
+
+/// A record and its stored form.
+#[derive(Debug)]
+pub struct Known {
+    pub record: Record,
+    pub encoded: EncodedRecord,
+}
+
+#[derive(Debug, Default)]
+pub struct Branches {
+    records: BTreeMap<(ShardId, Pair), Known>,
+}
+
+impl Branches {
+    pub fn get(&self, shard: ShardId, pair: Pair) -> Option<&Known> {
+        self.records.get(&(shard, pair))
+    }
+
+    /// Takes the record in. False: another record is known under its pair.
+    pub fn learn(&mut self, shard: ShardId, encoded: &EncodedRecord) -> Result<bool, Violation> {
+        let key = (shard, encoded.pair);
+        if let Some(known) = self.records.get(&key) {
+            return Ok(known.encoded == *encoded);
+        }
+        let (record, again) = Record::decode(&encoded.bytes).map_err(|error| {
+            Violation::new("I4", format!("shard {shard} {}: {error:?}", encoded.pair))
+        })?;
+        if again != *encoded || record.shard != shard || record.pair != encoded.pair {
+            let what = format!("shard {shard} {}: the record is another's", encoded.pair);
+            return Err(Violation::new("I4", what));
+        }
+        let encoded = encoded.clone();
+        self.records.insert(key, Known { record, encoded });
+        Ok(true)
+    }
+
+    /// All pairs from the first record to `end`, or the pair at which the tree has a hole.
+    pub fn path(&self, shard: ShardId, end: Pair) -> Result<Vec<Pair>, Pair> {
+        let mut path = Vec::with_capacity(end.version.0 as usize);
+        let mut at = end;
+        while at != Pair::ZERO {
+            path.push(at);
+            at = self.get(shard, at).ok_or(at)?.record.previous;
+        }
+        path.reverse();
+        Ok(path)
+    }
+}

@@ -1,0 +1,225 @@
+//! The numbered invariants of docs/protocol.md as checks over many copies at once, one file each.
+//!
+//! [`Invariants`] is fed with what happens anywhere (a batch formed, a batch durable, an entry changed, a copy sealed, an
+//! answer given) and keeps a shadow of every copy's disk, so that each event costs only what it touched. It looks at
+//! everything and changes nothing; the simulator runs it after every event, tests may run it over what they wrote.
+
+mod i12_position;
+mod i13_convergence;
+mod i14_most_advanced;
+mod i1_one_primary;
+mod i2_leases;
+mod i3_versions;
+mod i4_same_log;
+mod i5_fold;
+mod i7_acknowledged;
+mod i8_once;
+
+mod branches;
+mod shadow;
+
+pub use branches::Branches;
+pub use i2_leases::Holder;
+pub use i13_convergence::{Standing, unconverged};
+pub use shadow::CopyShadow;
+
+use crate::effect::Answer;
+use crate::request::Request;
+use crate::store::{Batch, StoreChange, Stored};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use understudy_proto::{CopyId, Epoch, Pair, ProcessId, ShardId};
+
+/// What was broken, and how it was seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Its number in docs/protocol.md.
+    pub invariant: &'static str,
+    pub what: String,
+}
+
+impl Violation {
+    pub(crate) fn new(invariant: &'static str, what: impl Into<String>) -> Violation {
+        let what = what.into();
+        Violation { invariant, what }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is broken: {}", self.invariant, self.what)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+pub type Checked = Result<(), Violation>;
+
+/// A shard's row in the naming table, as far as the checks need it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Row {
+    pub epoch: Epoch,
+    pub primary: Option<ProcessId>,
+    /// The stores that an open cut lists.
+    pub listed: BTreeSet<CopyId>,
+}
+
+/// All checks and what they remember.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    branches: Branches,
+    copies: BTreeMap<(ShardId, CopyId), CopyShadow>,
+    rows: BTreeMap<ShardId, Row>,
+    primaries: i1_one_primary::Primaries,
+    acknowledged: i7_acknowledged::Acknowledged,
+    seals: i14_most_advanced::Seals,
+}
+
+impl Invariants {
+    /// A replica emitted a batch. Its records exist from now on, whether or not the batch ever becomes durable.
+    pub fn on_formed(&mut self, copy: CopyId, batch: &Batch) -> Checked {
+        for change in &batch.changes {
+            if let StoreChange::AppendRecord { record, .. } = change {
+                i3_versions::pair_is_used_once(&mut self.branches, batch.shard, copy, record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch of that copy is durable; `stored` shows the store with it.
+    pub fn on_durable(&mut self, copy: CopyId, batch: &Batch, stored: &dyn Stored) -> Checked {
+        let shard = batch.shard;
+        let shadow = self.copies.entry((shard, copy)).or_default();
+        let before = shadow.position();
+        let touched = shadow.follow(copy, batch, &mut self.branches, stored)?;
+        i12_position::went_back_only_by_undo(copy, shard, before, shadow.position(), &touched)?;
+        i5_fold::touched_objects(copy, shard, shadow, &touched, stored)?;
+        i8_once::touched_entries(copy, shard, shadow, &touched, stored)?;
+        if touched.removed {
+            self.check_acknowledged(shard)?;
+        }
+        Ok(())
+    }
+
+    /// A process started and opened its copy: it stands where its disk stands.
+    pub fn on_opened(&self, copy: CopyId, shard: ShardId, durable: Pair) -> Checked {
+        let position = self.position(copy, shard);
+        i12_position::opened_where_the_disk_stands(copy, shard, position, durable)
+    }
+
+    /// A process says that it serves as primary.
+    pub fn on_serving(&mut self, process: ProcessId, shard: ShardId, epoch: Epoch) -> Checked {
+        self.primaries.serves(process, shard, epoch)
+    }
+
+    /// The processes that hold a lease for the shard at this moment.
+    pub fn on_holders(&self, shard: ShardId, holders: &[Holder]) -> Checked {
+        i2_leases::one_holder(shard, holders)
+    }
+
+    /// The process answered, as primary, something about the shard; `holds` is its lease at that moment.
+    pub fn on_served(
+        &self,
+        process: ProcessId,
+        shard: ShardId,
+        serving: Option<Epoch>,
+        holds: bool,
+    ) -> Checked {
+        i2_leases::served_inside_its_lease(process, shard, serving, holds)?;
+        let position = self.position(process.copy(), shard);
+        i3_versions::answering_epoch_has_a_record(process, shard, serving, position)
+    }
+
+    /// The process answered a write.
+    pub fn on_answer(
+        &mut self,
+        process: ProcessId,
+        shard: ShardId,
+        request: &Request,
+        answer: &Answer,
+    ) -> Checked {
+        let copy = process.copy();
+        let shadow = self.copies.entry((shard, copy)).or_default();
+        i8_once::answer_is_the_record(copy, shard, shadow, &self.branches, request, answer)?;
+        self.acknowledged.add(shard, answer.pair, request.id);
+        let row = self.rows.entry(shard).or_default();
+        self.acknowledged
+            .one_is_kept(shard, answer.pair, row, &self.copies)
+    }
+
+    /// The process answered a read: with what is durable there, and with a token that it has reached.
+    pub fn on_read(&self, process: ProcessId, shard: ShardId, token: Pair) -> Checked {
+        let shadow = self.copies.get(&(shard, process.copy()));
+        i5_fold::token_is_reached(process, shard, shadow, token)
+    }
+
+    /// The row of the shard changed in the managers' tables.
+    pub fn on_row(&mut self, shard: ShardId, row: Row) -> Checked {
+        let old = self.rows.get(&shard);
+        self.primaries.row_changed(shard, old, &row)?;
+        self.rows.insert(shard, row);
+        self.check_acknowledged(shard)
+    }
+
+    /// A copy promised an epoch and told its last pair. `follows`: it has a row of that epoch or a later one by now.
+    pub fn on_sealed(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        epoch: Epoch,
+        last: Pair,
+        follows: bool,
+    ) -> Checked {
+        if follows {
+            return Ok(());
+        }
+        self.seals.add(copy, shard, epoch, last);
+        let position = self.position(copy, shard);
+        i14_most_advanced::seal_tells_the_end(copy, shard, epoch, position, last)
+    }
+
+    /// The managers promoted a copy; `candidates` are those of the row before.
+    pub fn on_promoted(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        promoted: CopyId,
+        sealed: &BTreeSet<CopyId>,
+        candidates: &BTreeSet<CopyId>,
+    ) -> Checked {
+        self.seals
+            .most_advanced(shard, epoch, promoted, sealed, candidates)
+    }
+
+    /// Everything about one copy against its disk.
+    pub fn check_copy(&self, copy: CopyId, shard: ShardId, stored: &dyn Stored) -> Checked {
+        let Some(shadow) = self.copies.get(&(shard, copy)) else {
+            return Ok(());
+        };
+        i3_versions::whole_log(copy, shard, shadow, stored)?;
+        i5_fold::all_objects(copy, shard, shadow, &self.branches, stored)?;
+        i8_once::all_entries(copy, shard, shadow, stored)
+    }
+
+    /// Every acknowledged write of the shard is somewhere.
+    pub fn check_acknowledged(&mut self, shard: ShardId) -> Checked {
+        let row = self.rows.entry(shard).or_default();
+        self.acknowledged.all_are_kept(shard, row, &self.copies)
+    }
+
+    /// Where the copy's disk stands.
+    pub fn position(&self, copy: CopyId, shard: ShardId) -> Pair {
+        let shadow = self.copies.get(&(shard, copy));
+        shadow.map_or(Pair::ZERO, CopyShadow::position)
+    }
+
+    /// How many acknowledged writes were seen.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.count()
+    }
+
+    /// How many records are in orphan logs.
+    pub fn orphans(&self) -> usize {
+        self.copies.values().map(|c| c.orphans.len()).sum()
+    }
+}

@@ -1,0 +1,263 @@
+//! What the disk of one copy of one shard should hold, told from the batches that became durable and the records alone.
+//!
+//! Objects are folded by arithmetic of this folder, not by the protocol's own, so that a mistake there is seen here.
+//! Holds for lazy namespaces, where a record and its new values are one batch.
+
+use super::i5_fold::fold;
+use super::{Branches, Violation, i3_versions, i4_same_log, i7_acknowledged, i8_once};
+use crate::object::Object;
+use crate::record::EncodedRecord;
+use crate::request::DedupEntry;
+use crate::store::{Batch, Generation, Meta, StoreChange, Stored};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use understudy_proto::{CopyId, Pair, RequestId, ShardId};
+
+#[derive(Debug, Default)]
+pub struct CopyShadow {
+    pub(super) meta: Option<Meta>,
+    /// Every pair of the log from version 1 on, also of records that were trimmed or came in a full copy.
+    pub(super) path: Vec<Pair>,
+    /// For each record of the path, what its objects were before.
+    befores: Vec<Vec<(Bytes, Option<Object>)>>,
+    pub(super) objects: BTreeMap<Bytes, Object>,
+    pub(super) dedup: BTreeMap<RequestId, DedupEntry>,
+    pub(super) orphans: BTreeSet<Pair>,
+}
+
+/// What one batch concerned.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    pub keys: BTreeSet<Bytes>,
+    pub ids: BTreeSet<RequestId>,
+    /// Records that were undone, from the last to the first.
+    pub undone: Vec<Pair>,
+    /// A staged copy was switched in.
+    pub switched: bool,
+    /// The copy was deleted.
+    pub dropped: bool,
+    /// A record may have gone from the places where it was.
+    pub removed: bool,
+}
+
+impl CopyShadow {
+    /// The last record of the log.
+    pub fn position(&self) -> Pair {
+        self.path.last().copied().unwrap_or(Pair::ZERO)
+    }
+
+    pub fn generation(&self) -> Generation {
+        self.meta.as_ref().map_or(0, |meta| meta.live.generation)
+    }
+
+    /// Whether the record lies in the log.
+    pub fn holds(&self, pair: Pair) -> bool {
+        let at = pair.version.0.wrapping_sub(1) as usize;
+        self.path.get(at) == Some(&pair)
+    }
+
+    /// The records of the orphan log.
+    pub fn orphans(&self) -> impl Iterator<Item = Pair> + '_ {
+        self.orphans.iter().copied()
+    }
+
+    /// Does to the shadow what the batch should have done to the disk.
+    pub(super) fn follow(
+        &mut self,
+        copy: CopyId,
+        batch: &Batch,
+        branches: &mut Branches,
+        stored: &dyn Stored,
+    ) -> Result<Touched, Violation> {
+        let mut touched = Touched::default();
+        let shard = batch.shard;
+        for change in &batch.changes {
+            match change {
+                StoreChange::AppendRecord { generation, record } => {
+                    i4_same_log::same_record(branches, copy, shard, record)?;
+                    if *generation == self.generation() {
+                        self.append(copy, shard, record, branches, &mut touched)?;
+                    }
+                }
+                StoreChange::PutObject {
+                    generation, key, ..
+                } if *generation == self.generation() => {
+                    touched.keys.insert(key.clone());
+                }
+                StoreChange::PutDedup { generation, id, .. }
+                    if *generation == self.generation() =>
+                {
+                    touched.ids.insert(*id);
+                }
+                StoreChange::PutObject { .. } | StoreChange::PutDedup { .. } => {}
+                StoreChange::PutMeta(meta) => {
+                    self.put_meta(copy, shard, meta, branches, stored, &mut touched)?;
+                }
+                StoreChange::MoveToOrphans {
+                    generation, record, ..
+                } => {
+                    if *generation == self.generation() {
+                        self.undo(copy, shard, record.pair, branches, &mut touched)?;
+                    }
+                    self.orphans.insert(record.pair);
+                    touched.removed = true;
+                }
+                StoreChange::RemoveRecord { generation, .. } => {
+                    if *generation == self.generation() {
+                        let pair = self.position();
+                        i7_acknowledged::only_epoch_starts_go(copy, shard, pair, branches)?;
+                        self.undo(copy, shard, pair, branches, &mut touched)?;
+                    }
+                    touched.removed = true;
+                }
+                StoreChange::DropOrphan { pair } => {
+                    self.orphans.remove(pair);
+                    touched.removed = true;
+                }
+                StoreChange::DropCopy => {
+                    self.empty();
+                    touched.dropped = true;
+                    touched.removed = true;
+                }
+                StoreChange::TrimLog { .. } | StoreChange::DropGeneration { .. } => {}
+            }
+        }
+        i3_versions::meta_fits(copy, shard, self, branches)?;
+        Ok(touched)
+    }
+
+    fn append(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        encoded: &EncodedRecord,
+        branches: &Branches,
+        touched: &mut Touched,
+    ) -> Result<(), Violation> {
+        let known = branches.get(shard, encoded.pair).expect("just learned");
+        i3_versions::follows(copy, shard, self.position(), &known.record)?;
+        i8_once::not_in_the_log_yet(copy, shard, self, &known.record)?;
+        self.push(&known.record);
+        touched
+            .keys
+            .extend(known.record.changes().iter().map(|c| c.key.clone()));
+        touched.ids.extend(known.record.request_id());
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, record: &crate::record::Record) {
+        let mut before = Vec::new();
+        if let Some(request) = record.request_id() {
+            for change in record.changes().iter().filter(|c| c.is_write()) {
+                let old = self.objects.remove(&change.key);
+                if let Some(new) = fold(old.as_ref(), change, record.pair, request) {
+                    self.objects.insert(change.key.clone(), new);
+                }
+                before.push((change.key.clone(), old));
+            }
+        }
+        self.dedup.extend(record.dedup());
+        self.befores.push(before);
+        self.path.push(record.pair);
+    }
+
+    fn undo(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        pair: Pair,
+        branches: &Branches,
+        touched: &mut Touched,
+    ) -> Result<(), Violation> {
+        if self.position() != pair {
+            let what = format!(
+                "shard {shard} at {copy}: {} is undone while the log ends with {}",
+                pair,
+                self.position()
+            );
+            return Err(Violation::new("I12", what));
+        }
+        self.path.pop();
+        for (key, old) in self.befores.pop().unwrap_or_default() {
+            touched.keys.insert(key.clone());
+            match old {
+                Some(old) => self.objects.insert(key, old),
+                None => self.objects.remove(&key),
+            };
+        }
+        if let Some(id) = branches
+            .get(shard, pair)
+            .and_then(|k| k.record.request_id())
+        {
+            self.dedup.remove(&id);
+            touched.ids.insert(id);
+        }
+        touched.undone.push(pair);
+        Ok(())
+    }
+
+    fn put_meta(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        meta: &Meta,
+        branches: &Branches,
+        stored: &dyn Stored,
+        touched: &mut Touched,
+    ) -> Result<(), Violation> {
+        let old = self.meta.replace(meta.clone());
+        let promise = old.as_ref().map(|old| old.promise).unwrap_or_default();
+        if meta.promise < promise {
+            let what = format!(
+                "shard {shard} at {copy}: the promise falls to {}",
+                meta.promise
+            );
+            return Err(Violation::new("I1", what));
+        }
+        let live = old.map_or(0, |old| old.live.generation);
+        if meta.live.generation != live && !touched.dropped {
+            touched.switched = true;
+            touched.removed = true;
+            self.switch(copy, shard, meta, branches, stored)?;
+        }
+        Ok(())
+    }
+
+    /// The staged copy is the live one now: where it stands is read from the disk, what it holds is told by the records.
+    fn switch(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        meta: &Meta,
+        branches: &Branches,
+        stored: &dyn Stored,
+    ) -> Result<(), Violation> {
+        let broken = |what: String| {
+            Violation::new(
+                "I5",
+                format!("shard {shard} at {copy}, switched in: {what}"),
+            )
+        };
+        let from = meta.live.base.version.next();
+        let records = stored
+            .records(shard, meta.live.generation, from, usize::MAX)
+            .map_err(|error| broken(error.to_string()))?;
+        let end = records.last().map_or(meta.live.base, |record| record.pair);
+        let path = branches
+            .path(shard, end)
+            .map_err(|at| broken(format!("{at} was never formed")))?;
+        self.empty();
+        for pair in path {
+            self.push(&branches.get(shard, pair).expect("on the path").record);
+        }
+        i8_once::all_entries(copy, shard, self, stored)?;
+        super::i5_fold::stored_objects(copy, shard, self, stored)
+    }
+
+    fn empty(&mut self) {
+        self.path.clear();
+        self.befores.clear();
+        self.objects.clear();
+        self.dedup.clear();
+    }
+}
