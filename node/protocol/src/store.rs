@@ -277,7 +277,8 @@ impl Orphan {
         out.freeze()
     }
 
-    pub fn decode(bytes: &Bytes) -> Result<Orphan, Malformed> {
+    /// The orphan that the store keeps for this shard under this pair.
+    pub fn decode(shard: ShardId, pair: Pair, bytes: &Bytes) -> Result<Orphan, Malformed> {
         let mut reader = Reader::new(bytes.clone());
         if reader.u8()? != FORMAT {
             return Err(Malformed("orphan of an unknown format"));
@@ -286,7 +287,10 @@ impl Orphan {
             .map(|_| reader.pair())
             .collect::<Result<_, _>>()?;
         let record = reader.take(reader.remaining())?;
-        let (_, record) = crate::record::Record::decode(&record)?;
+        let (decoded, record) = crate::record::Record::decode(&record)?;
+        if (decoded.shard, decoded.pair) != (shard, pair) {
+            return Err(Malformed("record under another one's key"));
+        }
         Ok(Orphan {
             record,
             epoch_starts,

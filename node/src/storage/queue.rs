@@ -54,6 +54,7 @@ struct Inner {
 }
 
 impl Queue {
+    /// A store that is not writing tells it to a submitter that comes later.
     pub fn add_lane(&self, sink: Box<dyn Sink>) -> Arc<Lane> {
         let lane = Arc::new(Lane {
             sink,
@@ -62,6 +63,10 @@ impl Queue {
         let mut inner = self.lock();
         inner.lanes.retain(|lane| lane.strong_count() > 0);
         inner.lanes.push(Arc::downgrade(&lane));
+        if inner.state != State::Writing {
+            // Under the lock, so that no newer state can be told before it.
+            lane.sink.report(Report::State(inner.state.clone()));
+        }
         lane
     }
 
@@ -181,7 +186,7 @@ pub(super) struct Pause {
     pub probe: bool,
 }
 
-/// Nothing is called and nothing can fail while the queue is locked.
+/// Nothing can fail while the queue is locked; a sink only hands its report on.
 const UNPOISONED: &str = "no thread panics while it holds the queue";
 
 impl Inner {

@@ -126,16 +126,9 @@ impl Database {
             usize::MAX,
             |key, value| {
                 let pair = keys::parse_orphan(key).map_err(|e| unknown(Family::Orphans, key, e))?;
-                let record = Orphan::decode(&Bytes::copy_from_slice(value))
+                let orphan = Orphan::decode(shard, pair, &Bytes::copy_from_slice(value))
                     .map_err(|e| corrupt(Family::Orphans, key, e))?;
-                if record.record.pair != pair {
-                    return Err(corrupt(
-                        Family::Orphans,
-                        key,
-                        Malformed("another record's key"),
-                    ));
-                }
-                Ok((value.len(), record))
+                Ok((value.len(), orphan))
             },
         )
     }

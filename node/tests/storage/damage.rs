@@ -178,6 +178,20 @@ fn a_record_that_vanished_is_damage_and_not_the_end() {
 }
 
 #[test]
+fn an_orphan_of_another_shard_is_damage() {
+    let folder = filled();
+    let key = |shard| keys::orphan(shard, Pair::new(1, 11));
+    let other = understudy_proto::ShardId(SHARD.0 + 1);
+    raw(folder.path(), |db| {
+        let orphans = db.cf_handle("orphans").unwrap();
+        let value = db.get_cf(orphans, key(SHARD)).unwrap().unwrap();
+        db.put_cf(orphans, key(other), value).unwrap();
+    });
+    let found = open(folder.path()).orphans(other, None, usize::MAX);
+    assert!(matches!(found, Err(StoreError::Corrupt(_))));
+}
+
+#[test]
 fn a_damaged_block_is_an_error_for_every_read_that_needs_it() {
     let folder = filled();
     raw(folder.path(), |db| {

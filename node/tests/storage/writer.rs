@@ -202,6 +202,8 @@ fn after_a_failed_write_nothing_is_reported_any_more_and_reads_go_on() {
             let refused = disk.node.submitter.submit(batches);
             assert_eq!(refused, Err(failure(reason)));
             assert_eq!(disk.node.writer.state(), failed);
+            let (_later, reports) = submitter(&disk.node.writer);
+            assert_eq!(reports.try_recv(), Ok(Report::State(failed)));
             assert_eq!(disk.database.object(SHARD, 0, b"k2"), Ok(None));
             // The failed write itself may have landed: what was not acknowledged may be found.
             let found = disk.database.object(SHARD, 0, b"k1").unwrap().is_some();

@@ -238,7 +238,7 @@ impl MemoryStore {
     ) -> Result<Page<Orphan>, StoreError> {
         let range = self.orphan_range(self.tables()?, shard, after);
         page(bytes_max, range, |(key, bytes)| {
-            let orphan = Orphan::decode(bytes)
+            let orphan = Orphan::decode(shard, key.1, bytes)
                 .map_err(|error| corrupt(shard, &format!("orphan {}", key.1), error))?;
             Ok((bytes.len(), orphan))
         })
