@@ -90,6 +90,8 @@ impl Way<'_> {
             return Err(Trouble::NotSent(format!("node {node} has no address")));
         };
         let server = self.shared.servers.at(address)?;
+        // Waiting for room is no attempt yet: it is the caller that is slowed down, not the server that is slow.
+        let _room = server.enter(errand.bytes(), self.deadline).await?;
         let until = self.deadline.min(Instant::now() + errand.attempt_timeout());
         // The server gets a little less than is left, so that its own word arrives in time.
         let left = self.left();

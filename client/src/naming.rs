@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 use understudy_proto::RequestId;
+use understudy_proto::failure::Reason;
 use understudy_proto::v1::{self, naming_client::NamingClient};
 
 /// When a binding may be made.
@@ -196,9 +197,13 @@ pub(crate) async fn learn_managers(shared: &Arc<Shared>, deadline: Instant) {
         let mut naming = NamingClient::new(server.channel());
         // Of no namespace: only the managers' addresses are wanted.
         let asked = naming.route(v1::RouteRequest::default());
-        if let Ok(Ok(answer)) = timeout_at(until, asked).await {
-            shared.learn_managers(&answer.get_ref().managers);
-            return;
+        match timeout_at(until, asked).await {
+            Ok(Ok(answer)) => return shared.learn_managers(&answer.get_ref().managers),
+            // Of a manager: it is asked for the rest anyway.
+            Ok(Err(status)) if trouble_of(&status).reason() == Some(Reason::NamespaceUnknown) => {
+                return;
+            }
+            _ => {}
         }
     }
 }

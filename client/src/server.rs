@@ -1,7 +1,7 @@
 //! One server that the client talks to: its channel, its pipe, and the bound on what is in flight there.
 //!
 //! Channels connect when first used and again after a break; pings notice a server that is frozen. Beyond the bound
-//! callers wait their turn (back-pressure), until their attempt's time is over.
+//! callers wait their turn (back-pressure), until their deadline.
 
 use crate::error::Trouble;
 use crate::pipe::Pipe;
@@ -92,30 +92,34 @@ impl Server {
         self.channel.clone()
     }
 
-    /// Asks one question, and waits for its answer until then. `bytes`: of its keys and values.
+    /// Waits for room among what is in flight here, until the deadline. `bytes`: of the request's keys and values.
+    pub async fn enter(
+        &self,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'_>, Trouble> {
+        let weight = (1 + bytes / self.unit).min(self.settings.in_flight_max) as u32;
+        if let Ok(permits) = self.in_flight.try_acquire_many(weight) {
+            return Ok(permits);
+        }
+        match timeout_at(deadline, self.in_flight.acquire_many(weight)).await {
+            Ok(Ok(permits)) => Ok(permits),
+            _ => Err(Trouble::NotSent(
+                "too many requests wait for this server".to_string(),
+            )),
+        }
+    }
+
+    /// Asks one question, and waits for its answer until then.
     pub async fn ask(
         &self,
         question: stream_item::Kind,
         bytes: usize,
         until: Instant,
     ) -> Result<stream_answer::Kind, Trouble> {
-        let _permits = self.enter(bytes, until).await?;
         match self.settings.transport {
             Transport::Stream => self.pipe().ask(question, bytes, until).await,
             Transport::Unary => self.ask_alone(question, until).await,
-        }
-    }
-
-    async fn enter(&self, bytes: usize, until: Instant) -> Result<SemaphorePermit<'_>, Trouble> {
-        let weight = (1 + bytes / self.unit).min(self.settings.in_flight_max) as u32;
-        if let Ok(permits) = self.in_flight.try_acquire_many(weight) {
-            return Ok(permits);
-        }
-        match timeout_at(until, self.in_flight.acquire_many(weight)).await {
-            Ok(Ok(permits)) => Ok(permits),
-            _ => Err(Trouble::NotSent(
-                "too many requests wait for this server".to_string(),
-            )),
         }
     }
 

@@ -3,11 +3,13 @@
 
 pub mod admin;
 pub mod channels;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data_folder;
 pub mod data_node;
 pub mod manager;
+pub mod manager_role;
 pub mod peers;
 pub mod process;
 pub mod reflection;

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -58,6 +58,7 @@ struct State {
     script: Mutex<Script>,
     seen: Mutex<Seen>,
     route: Mutex<Option<v1::RouteResponse>>,
+    watched: watch::Sender<Option<v1::RouteResponse>>,
     bind: Mutex<Answer<v1::BindRequest, u64>>,
     watch: Mutex<Streams<v1::WatchRequest, v1::WatchResponse>>,
     follow: Mutex<Streams<v1::FollowRequest, v1::FollowResponse>>,
@@ -82,6 +83,7 @@ impl Fake {
             script: Mutex::new(Box::new(|_| Reply::Silence)),
             seen: Mutex::default(),
             route: Mutex::default(),
+            watched: watch::Sender::new(None),
             bind: Mutex::new(Box::new(move |_| Err(closed()))),
             watch: Mutex::new(Box::new(move |_| Err(closed()))),
             follow: Mutex::new(Box::new(move |_| Err(closed()))),
@@ -113,6 +115,11 @@ impl Fake {
 
     pub fn route(&self, route: v1::RouteResponse) {
         *self.state.route.lock().expect("route") = Some(route);
+    }
+
+    /// Tells those who watch the routes; those who ask get what they got.
+    pub fn push_route(&self, route: v1::RouteResponse) {
+        self.state.watched.send_replace(Some(route));
     }
 
     pub fn on_bind(
@@ -354,7 +361,10 @@ impl Naming for Fake {
         &self,
         _: Request<v1::RouteRequest>,
     ) -> Result<Response<Self::WatchRoutesStream>, Status> {
-        Err(Status::unimplemented("not here"))
+        let routes = WatchStream::new(self.state.watched.subscribe());
+        Ok(Response::new(Box::pin(
+            routes.filter_map(|route| route.map(Ok)),
+        )))
     }
 
     async fn lookup(

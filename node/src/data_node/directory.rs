@@ -3,12 +3,13 @@
 //! It may be behind; nothing is decided by it alone. A row makes a replica follow, and the replica judges by revision and
 //! promise.
 
+use crate::manager::MANAGER_BINDINGS;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
 use understudy_protocol::effect::Assignment;
 use understudy_protocol::tables::{
-    Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
+    Binding, Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
 };
 
 /// What the node knows of the cluster.
@@ -20,6 +21,8 @@ pub struct Directory {
     nodes: BTreeMap<NodeId, NodeEntry>,
     /// Sessions that the tables know; the value: still open.
     sessions: HashMap<ClientId, bool>,
+    /// Public addresses of the managers, by the name of the binding that tells them.
+    managers: BTreeMap<String, String>,
     site: String,
 }
 
@@ -64,6 +67,21 @@ impl Directory {
         self.sessions.insert(client, true);
     }
 
+    /// Public addresses of the managers.
+    pub fn managers(&self) -> Vec<String> {
+        self.managers.values().cloned().collect()
+    }
+
+    fn bound(&mut self, name: String, binding: Option<&Binding>) {
+        if !name.starts_with(MANAGER_BINDINGS) {
+            return;
+        }
+        match binding.and_then(|binding| binding.endpoints.first()) {
+            Some(address) => self.managers.insert(name, address.clone()),
+            None => self.managers.remove(&name),
+        };
+    }
+
     pub fn primary(&self, shard: ShardId) -> Option<NodeId> {
         self.shards.get(&shard)?.primary.map(|primary| primary.node)
     }
@@ -102,6 +120,10 @@ impl Directory {
             .copied()
             .collect();
         self.shards = tables.shards().clone();
+        self.managers.clear();
+        for (name, binding) in tables.bindings(MANAGER_BINDINGS.trim_end_matches('/')) {
+            self.bound(name.to_string(), Some(binding));
+        }
         self.nodes = tables.nodes().map(|node| (node.id, node.clone())).collect();
         self.sessions = tables
             .sessions()
@@ -135,7 +157,9 @@ impl Directory {
                 self.sessions
                     .insert(client, session.state == SessionState::Open);
             }
-            Changed::Settings(_) | Changed::Bound(..) | Changed::Unbound(_) => {}
+            Changed::Bound(name, binding) => self.bound(name, Some(&binding)),
+            Changed::Unbound(name) => self.bound(name, None),
+            Changed::Settings(_) => {}
         }
         None
     }

@@ -3,6 +3,7 @@
 //! A new manager joins as a learner, catches up, and becomes a voter. An id that was ever in the group is refused for
 //! another manager: one that starts empty under a known id could vote twice. A leader that is to go hands over first.
 
+use super::MANAGER_BINDINGS;
 use super::forward::ManagerChange;
 use super::group::{Group, not_leader, stopped};
 use super::types::ManagerNode;
@@ -50,9 +51,22 @@ impl Group {
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.map(|id| id.index);
+        // A founding list names internal addresses only; the public one each manager binds to a name itself.
+        let bound = |id: &u64| {
+            let name = format!("{MANAGER_BINDINGS}{id}");
+            self.view()
+                .look(|tables| tables.binding(&name)?.endpoints.first().cloned())
+        };
+        let with_public = |id: &u64, node: &ManagerNode| match node.public_address.as_str() {
+            "" => ManagerNode {
+                public_address: bound(id).unwrap_or_default(),
+                ..node.clone()
+            },
+            _ => node.clone(),
+        };
         let manager = |(id, node): (&u64, &ManagerNode)| Manager {
             id: *id,
-            node: node.clone(),
+            node: with_public(id, node),
             voter: voters.contains(id),
             leader: metrics.current_leader == Some(*id),
             matched: matched(id),

@@ -31,6 +31,8 @@ pub struct DutySettings {
     pub control: ControlSettings,
     /// This manager's site: nodes of the same are reached by their inside address.
     pub site: String,
+    /// What the leader that founds the cluster writes into the tables.
+    pub founding: SettingsChange,
 }
 
 /// Where heartbeats and reports go; clones share the task, which ends with the last of them.
@@ -62,6 +64,7 @@ impl Duty {
             known: Known::default(),
             errands,
             waiting: BTreeMap::new(),
+            founding: settings.founding,
         };
         tokio::spawn(worker.run(inbox));
         Duty { events }
@@ -118,6 +121,7 @@ struct Worker {
     errands: Errands,
     /// Heartbeats of this turn, by process and sequence.
     waiting: BTreeMap<(ProcessId, u64), oneshot::Sender<HeartbeatAnswer>>,
+    founding: SettingsChange,
 }
 
 impl Worker {
@@ -233,6 +237,10 @@ impl Worker {
         if !founded {
             let cluster = ClusterId(rand::random());
             self.errands.propose(Command::Found { cluster });
+            if self.founding != SettingsChange::default() {
+                let founding = self.founding.clone();
+                self.errands.propose(Command::SetSettings(founding));
+            }
         }
         if timeout < own {
             self.errands.propose(Command::SetSettings(SettingsChange {

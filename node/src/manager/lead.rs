@@ -104,43 +104,36 @@ impl Group {
 
     /// Hands leadership to the voter that is furthest; done when another manager leads. Heartbeats are not answered
     /// from now on, until this manager is elected again.
+    ///
+    /// A leader that was asked to hand over sends no more heartbeats, so if the target does not take over the others
+    /// elect somebody. That may be this manager again: then it is asked again.
     pub async fn transfer_leadership(&self, limit: Duration) -> Result<(), Failure> {
         let end = Instant::now() + limit;
-        let before = self.leader();
-        if !before.here {
-            return Ok(());
-        }
-        let Some(target) = self.furthest_voter() else {
-            return Err(Failure::no(
-                Reason::NotAllowed,
-                "there is no other manager to lead",
-            ));
-        };
-        self.closed_term().fetch_max(before.term, Ordering::SeqCst);
-        let asked = self.raft().trigger().transfer_leader(target).await;
-        asked.map_err(|error| super::group::stopped(&error))?;
+        let mut asked = None;
         loop {
             let now = self.leader();
-            if now.term > before.term && now.leader.is_some() && !now.here {
+            if now.here && asked != Some(now.term) {
+                self.ask_to_lead(now.term).await?;
+                asked = Some(now.term);
+            } else if !now.here && now.leader.is_some_and(|leader| leader != self.id()) {
                 return Ok(());
             }
             if Instant::now() >= end {
-                return Err(self.take_back(before.term).await);
+                let why = "no other manager took over leadership in time";
+                return Err(Failure::no(Reason::DeadlinePassed, why));
             }
             self.news_within(end - Instant::now()).await;
         }
     }
 
-    /// Nobody took over: lead on in a new term, or nothing would be granted for ever.
-    async fn take_back(&self, term: u64) -> Failure {
-        if self.leader().here && self.leader().term == term {
-            // Fails only when the group has stopped.
-            let _ = self.raft().trigger().elect(false).await;
-        }
-        Failure::no(
-            Reason::DeadlinePassed,
-            "no other manager took over leadership in time",
-        )
+    async fn ask_to_lead(&self, term: u64) -> Result<(), Failure> {
+        let Some(target) = self.furthest_voter() else {
+            let why = "there is no other manager to lead";
+            return Err(Failure::no(Reason::NotAllowed, why));
+        };
+        self.closed_term().fetch_max(term, Ordering::SeqCst);
+        let asked = self.raft().trigger().transfer_leader(target).await;
+        asked.map_err(|error| super::group::stopped(&error))
     }
 
     fn furthest_voter(&self) -> Option<u64> {

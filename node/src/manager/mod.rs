@@ -23,6 +23,9 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+/// Below this name every manager binds its public address.
+pub const MANAGER_BINDINGS: &str = "understudy/managers/";
+
 pub use change::{Manager, parse_managers};
 pub use duty::{Duty, DutySettings};
 pub use group::{Answered, Group, StartError};

@@ -29,6 +29,15 @@ impl RoutesServer {
 }
 
 fn route(node: &Node, asked: &v1::RouteRequest) -> Result<v1::RouteResponse, Failure> {
+    if asked.namespace.is_empty() {
+        // Only where the managers are.
+        let directory = node.directory.read();
+        return Ok(v1::RouteResponse {
+            revision: directory.revision.0,
+            managers: directory.managers(),
+            ..v1::RouteResponse::default()
+        });
+    }
     let namespace = node.namespace(&asked.namespace)?;
     let directory = node.directory.read();
     let mut response = v1::RouteResponse {
@@ -36,6 +45,7 @@ fn route(node: &Node, asked: &v1::RouteRequest) -> Result<v1::RouteResponse, Fai
         namespace: namespace.name.clone(),
         revision: directory.revision.0,
         shard_count: namespace.shards,
+        managers: directory.managers(),
         ..v1::RouteResponse::default()
     };
     for (index, shard) in (0..).zip(namespace.shard_ids()) {

@@ -108,6 +108,10 @@ impl ShardWatch {
             .log
             .durable;
         let after = *self.after.get_or_insert(end);
+        // The watcher learns at once where it stands in every shard.
+        if self.progress().await.is_none() {
+            return Ok(());
+        }
         let mut reader =
             LogReader::open(self.node.clone(), self.shard, Some(after), Version::ZERO).await?;
         loop {
@@ -150,6 +154,9 @@ impl ShardWatch {
             let mut stream = client.follow(ask).await.map_err(broken)?.into_inner();
             let first = stream.message().await.map_err(broken)?;
             self.after = Some(wire::to_pair(first.and_then(|response| response.end)));
+        }
+        if self.progress().await.is_none() {
+            return Ok(());
         }
         let ask = v1::FollowRequest {
             namespace: self.namespace.clone(),

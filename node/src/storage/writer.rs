@@ -198,6 +198,7 @@ impl Submitter {
 
 impl Shared {
     fn run(&self) {
+        self.look_at_room();
         loop {
             match self.queue.next(LOOK_INTERVAL) {
                 Next::Stop => return,

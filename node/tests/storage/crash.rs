@@ -68,7 +68,9 @@ fn child() {
         let number = batch.number;
         node.submitter.submit(vec![batch]).unwrap();
         node.wait_persisted(SHARD, number);
-        std::fs::write(folder.join("reported"), number.to_string()).unwrap();
+        // Renamed, because the writer's thread may end the process in the middle of this.
+        std::fs::write(folder.join("reported.new"), number.to_string()).unwrap();
+        std::fs::rename(folder.join("reported.new"), folder.join("reported")).unwrap();
     }
     // The stage after the last report may come while the process waits.
     std::thread::park();

@@ -135,7 +135,7 @@ fn a_million_objects_fit_in_memory() {
 
 /// The log keeps its last 16,000 records; trimmed in steps.
 fn trim(node: &Node, version: u64) {
-    if version % 4096 != 0 || version < 16_384 {
+    if !version.is_multiple_of(4096) || version < 16_384 {
         return;
     }
     for shard in 1..=SHARDS {

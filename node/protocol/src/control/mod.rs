@@ -18,7 +18,7 @@ mod plan;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use controller::{Action, ControlSettings, Controller, Input, Warning};
 pub use lease::LeaseHolder;

@@ -13,6 +13,7 @@ fn at(ms: u64) -> Instant {
 }
 
 fn node() -> NodeControl {
+    super::choose_mutant();
     let process = ProcessId {
         node: NodeId(1),
         store: StoreId(1),

@@ -22,6 +22,7 @@ struct Bench {
 impl Bench {
     /// Three nodes, two shards, all placed, and a leader of term 1.
     fn new() -> Bench {
+        super::choose_mutant();
         let mut bench = Bench {
             now: Instant::ZERO + Duration::from_millis(10_000),
             tables: Tables::default(),

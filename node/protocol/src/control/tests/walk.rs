@@ -112,10 +112,6 @@ fn heal(world: &mut World) {
 
 #[test]
 fn random_walks_keep_the_invariants_and_end_whole() {
-    #[cfg(feature = "mutants")]
-    if let Ok(name) = std::env::var("UNDERSTUDY_MUTANT") {
-        crate::mutant::choose(crate::mutant::Mutant::parse(&name));
-    }
     let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
     let walks = number("WALKS").unwrap_or(WALKS);
     let seeds = number("WALK").map_or(0..walks, |seed| seed..seed + 1);

@@ -47,7 +47,7 @@ pub struct Node {
     pub up: bool,
     /// Reaches no manager and no node.
     pub cut: bool,
-    /// Hears heartbeat answers and the tables, but no seal and no hand-over.
+    /// Hears answers to its heartbeats, but no seal, no hand-over and no news of the tables.
     pub deaf: bool,
     /// Its clock runs at so many parts of 1,000.
     pub rate: u64,
@@ -95,6 +95,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, managers: usize) -> World {
+        super::choose_mutant();
         let manager = || Manager {
             controller: Controller::new(ControlSettings::default()),
             tables: Tables::default(),
@@ -416,7 +417,7 @@ impl World {
             return;
         };
         if node.up {
-            if !node.cut {
+            if !node.cut && !node.deaf {
                 self.read_tables(&mut node);
             }
             let now = self.local(&node);
@@ -649,7 +650,8 @@ impl World {
                 continue;
             };
             let again = copy.promised == h.new_epoch && copy.last.epoch == h.epoch;
-            if !again && !(can && acting) {
+            let ready = can && acting;
+            if !(again || ready) {
                 hand_overs.push((h, HandOverOutcome::Failed));
                 continue;
             }

@@ -1,0 +1,94 @@
+//! `understudy bench`: a load generator, and measurements that are made of it.
+//!
+//! Without `--endpoints` it starts a cluster of its own: three managers and three nodes as processes on this machine.
+//! Every run is bounded in time; figures without the machine and the command that gave them mean nothing, so the command
+//! is part of the result.
+
+mod args;
+mod cpu;
+mod failover;
+mod floor;
+mod keys;
+mod load;
+mod measured;
+mod memory;
+
+pub use args::Args;
+
+use super::faults;
+use super::exit::{Ended, Exit, Trouble};
+use super::local::{Local, Plan, START_LIMIT};
+use anyhow::Context;
+use args::{ClusterArgs, Kind, LoadArgs};
+use understudy_client::Client;
+use understudy_proto::v1::NamespacePolicy;
+use understudy_proto::v1::namespace_policy::Mode;
+
+const MANAGERS: u16 = 3;
+const NODES: u16 = 3;
+
+pub async fn run(args: Args) -> Ended {
+    let measured = async {
+        match &args.kind {
+            None => load(&args.load).await,
+            Some(Kind::Floor(args)) => floor::run(args).await,
+            Some(Kind::Failover(args)) => failover::run(args).await,
+            Some(Kind::Memory(args)) => memory::run(args).await,
+            Some(Kind::EchoServer(args)) => floor::echo::serve(args).await,
+        }
+    };
+    // What was started ends with what is dropped here.
+    let ended = tokio::select! {
+        ended = measured => ended,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped by Ctrl-C")),
+    };
+    match ended {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => {
+            let what = "the bench did not come to its end";
+            Err(Trouble::new(Exit::Failed, what, format!("{error:#}"), ""))
+        }
+    }
+}
+
+async fn load(args: &LoadArgs) -> anyhow::Result<()> {
+    let (endpoints, pids, local) = match &args.endpoints {
+        Some(endpoints) => (endpoints.clone(), args.pids.clone(), None),
+        None => {
+            let (local, _) = start(&args.cluster, &args.plan.namespace).await?;
+            (local.endpoints(), local.pids(), Some(local))
+        }
+    };
+    let measured = load::run(&endpoints, &pids, &args.plan).await;
+    drop(local);
+    measured?.print(args.cluster.is_json())
+}
+
+/// Starts a cluster of our own and makes the namespace. Gives it when every shard has all its copies.
+async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Client)> {
+    let plan = Plan {
+        managers: MANAGERS,
+        nodes: NODES,
+        port_base: args.port_base,
+        data_dir: args.data_dir.clone(),
+        keep: args.keep,
+    };
+    let local = Local::start(&plan).await?;
+    let client = Client::connect(local.endpoints()).await?;
+    let policy = NamespacePolicy {
+        mode: match args.in_sync {
+            true => Mode::InSync.into(),
+            false => Mode::Lazy.into(),
+        },
+        copies: u32::from(NODES),
+        shards: args.shards,
+        ..Default::default()
+    };
+    client
+        .cluster()
+        .create_namespace(namespace, policy, true)
+        .await
+        .with_context(|| format!("the namespace {namespace}"))?;
+    faults::wait_whole(&client, u32::from(NODES), START_LIMIT).await?;
+    Ok((local, client))
+}

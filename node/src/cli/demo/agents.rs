@@ -1,0 +1,179 @@
+//! The clients of the demo: each reserves one seat after the other, with a request id for each, and writes down what it
+//! was told.
+//!
+//! A client sells the flights of one shard (or of a few), so a fault holds up the clients of the shards that it hits and
+//! no others, as with independent clients. Some send a request again that was answered, as an impatient person does. No
+//! client repeats anything after its call ended in *unknown*: `settle` does so at the end, under the same id.
+
+use super::FLIGHTS;
+use super::args::Args;
+use super::flights::Flight;
+use super::ledger::{Ledger, Request};
+use crate::cli::pulse::Pulse;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use understudy_client::{Client, Namespace};
+
+/// Clients that share one connection to each node.
+const CLIENTS_PER_CONNECTION: u32 = 16;
+/// One request in so many is sent a second time after its answer.
+const SENT_AGAIN: u32 = 20;
+
+/// The clients while they run.
+#[derive(Debug)]
+pub struct Agents {
+    stop: Arc<AtomicBool>,
+    running: JoinSet<Vec<Request>>,
+    namespaces: Vec<Namespace>,
+}
+
+struct Agent {
+    number: u32,
+    namespace: Namespace,
+    all: Arc<Vec<Flight>>,
+    /// Those that it sells.
+    flights: Vec<usize>,
+    shards: u32,
+    rng: ChaCha8Rng,
+    interval: Duration,
+    pulse: Arc<Pulse>,
+    stop: Arc<AtomicBool>,
+    requests: Vec<Request>,
+}
+
+impl Agents {
+    pub async fn start(
+        args: &Args,
+        endpoints: &[String],
+        flights: &Arc<Vec<Flight>>,
+        shards: u32,
+        pulse: &Arc<Pulse>,
+    ) -> anyhow::Result<Agents> {
+        let groups = groups(flights, shards, args.clients);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut agents = Agents {
+            stop: stop.clone(),
+            running: JoinSet::new(),
+            namespaces: Vec::new(),
+        };
+        let mut client = Client::connect(endpoints).await?;
+        for number in 0..args.clients {
+            if number % CLIENTS_PER_CONNECTION == 0 {
+                client = Client::connect(endpoints).await?;
+            }
+            let namespace = client.new_session().namespace(FLIGHTS);
+            agents.namespaces.push(namespace.clone());
+            let seed = args.seed.unwrap_or_default();
+            let agent = Agent {
+                number,
+                namespace,
+                all: flights.clone(),
+                flights: groups[number as usize % groups.len()].clone(),
+                shards,
+                // A stream of its own for each client, all from the one seed.
+                rng: ChaCha8Rng::seed_from_u64(seed.wrapping_add(1 + u64::from(number))),
+                interval: Duration::from_secs(1) * args.clients / args.rate,
+                pulse: pulse.clone(),
+                stop: stop.clone(),
+                requests: Vec::new(),
+            };
+            agents.running.spawn(agent.run());
+        }
+        Ok(agents)
+    }
+
+    /// Lets every client finish what it waits for. Gives their sessions, by number, and what they were told.
+    pub async fn stop(mut self) -> (Vec<Namespace>, Ledger) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut ledger = Ledger::default();
+        while let Some(ended) = self.running.join_next().await {
+            // A client that panicked is a bug of the demo; its panic is already on the terminal.
+            let requests = ended.expect("a client of the demo does not panic");
+            ledger.requests.extend(requests);
+        }
+        ledger.requests.sort_by_key(|request| request.id);
+        (self.namespaces, ledger)
+    }
+}
+
+/// The flights by shard, at most as many groups as clients.
+fn groups(flights: &[Flight], shards: u32, clients: u32) -> Vec<Vec<usize>> {
+    let mut by_shard: Vec<Vec<usize>> = vec![Vec::new(); shards as usize];
+    for (at, flight) in flights.iter().enumerate() {
+        by_shard[flight.shard(shards) as usize].push(at);
+    }
+    by_shard.retain(|flights| !flights.is_empty());
+    let count = by_shard.len().min(clients as usize).max(1);
+    let mut groups: Vec<Vec<usize>> = vec![Vec::new(); count];
+    for (at, flights) in by_shard.into_iter().enumerate() {
+        groups[at % count].extend(flights);
+    }
+    groups
+}
+
+impl Agent {
+    async fn run(mut self) -> Vec<Request> {
+        // Spread over the interval, so that not all begin at once.
+        let mut next = Instant::now() + self.interval.mul_f64(self.rng.random_range(0.0..1.0));
+        while !self.stop.load(Ordering::Relaxed) {
+            tokio::time::sleep_until(next).await;
+            next = Instant::now().max(next) + self.interval;
+            self.reserve().await;
+        }
+        self.requests
+    }
+
+    async fn reserve(&mut self) {
+        let flight = self.flights[self.rng.random_range(0..self.flights.len())];
+        let seat = self.rng.random_range(1..=self.all[flight].seats);
+        let again = self.rng.random_range(0..SENT_AGAIN) == 0;
+        let id = self.namespace.session().next_request_id();
+        let mut request = Request::new(id, self.number, flight, seat);
+        let answered = self.send(&mut request).await;
+        if answered && again {
+            self.send(&mut request).await;
+        }
+        self.requests.push(request);
+    }
+
+    /// Whether there was an answer.
+    async fn send(&self, request: &mut Request) -> bool {
+        let flight = &self.all[request.flight];
+        let write = flight.reserve(&self.namespace, request.seat, request.id, self.number);
+        let answer = write.await;
+        request.note(self.pulse.now(), &answer);
+        match answer {
+            Ok(written) => {
+                self.pulse
+                    .acknowledged(flight.shard(self.shards), written.primary);
+                true
+            }
+            Err(_) => {
+                self.pulse.went_wrong();
+                false
+            }
+        }
+    }
+}
+
+/// Asks again, under the same id, for every request whose outcome nobody knows.
+pub async fn settle(
+    namespaces: &[Namespace],
+    ledger: &mut Ledger,
+    flights: &[Flight],
+    pulse: &Pulse,
+) {
+    let open = ledger.requests.iter_mut().filter(|request| request.unknown);
+    for request in open {
+        let namespace = &namespaces[request.client as usize];
+        let flight = &flights[request.flight];
+        let write = flight.reserve(namespace, request.seat, request.id, request.client);
+        let answer = write.await;
+        request.note(pulse.now(), &answer);
+    }
+}

@@ -1,0 +1,358 @@
+//! Reads everything back and holds it against what the clients were told.
+//!
+//! Read at the primaries: the request log of every shard, all objects, and the orphan logs of all nodes. `judge` is pure.
+//! An acknowledgement is accounted for when its request stands in the primary's log with the outcome that was told, or
+//! in the orphan log of a node that runs.
+
+use super::airports::Airport;
+use super::flights::{Flight, SOLD, Ticket};
+use super::ledger::{Came, Ledger, Request};
+use super::{AIRPORTS, FLIGHTS};
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use understudy_client::{Client, LogEvent, Namespace, Object};
+use understudy_proto::v1::log_record::Kind;
+use understudy_proto::v1::outcome::Status;
+use understudy_proto::v1::{LogRecord, Outcome};
+use understudy_proto::{ClientId, RequestId, Sequence};
+
+/// A node that came back may still be on the way to moving what a failover cut off into its orphan log.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ORPHANS_MAX: u32 = 10_000;
+
+/// What the cluster holds at the end.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// What each request came to, each time that it stands in a primary's log.
+    pub log: HashMap<RequestId, Vec<Came>>,
+    /// Seats for which the logs hold more than one sale.
+    pub sales: HashMap<(String, u32), u32>,
+    pub orphans: HashMap<RequestId, Vec<(Came, u64)>>,
+    pub seats: HashMap<(String, u32), Ticket>,
+    /// The counters of the flights.
+    pub counters: HashMap<String, i64>,
+}
+
+/// An acknowledged request that the primary's log does not hold as it was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    pub request_id: String,
+    pub client: u32,
+    pub flight: String,
+    pub seat: u32,
+    pub told: &'static str,
+    /// The nodes in whose orphan logs it waits; none: it is lost.
+    pub orphan_log_of: Vec<String>,
+}
+
+/// A seat that two clients were told is theirs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TwoOwners {
+    pub flight: String,
+    pub seat: u32,
+    /// In the order in which they were told.
+    pub clients: Vec<u32>,
+    pub request_ids: Vec<String>,
+    pub now_held_by: Option<String>,
+}
+
+/// The judgement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Audit {
+    pub airports_read_back: u64,
+    pub airports_wrong: u64,
+    pub seats_sold: u64,
+    pub missing: Vec<Missing>,
+    /// Of the missing, those that wait nowhere.
+    pub unaccounted: u64,
+    pub seats_sold_twice: Vec<String>,
+    /// Requests that stand in the logs more than once, or flights whose counter is not the number of their sold seats.
+    pub ran_twice: Vec<String>,
+    /// Requests that stand in a log though the client was told that they certainly did not run.
+    pub ran_though_told_not: Vec<String>,
+    pub seats_of_two_clients: Vec<TwoOwners>,
+}
+
+impl Audit {
+    pub async fn run(
+        client: &Client,
+        airports: &[Airport],
+        flights: &[Flight],
+        ledger: &Ledger,
+        shards: u32,
+    ) -> anyhow::Result<Audit> {
+        let wrong = compare_airports(&client.namespace(AIRPORTS), airports).await?;
+        let names = node_names(client).await?;
+        let began = Instant::now();
+        loop {
+            let held = read_back(&client.namespace(FLIGHTS), shards).await?;
+            let mut audit = judge(flights, ledger, &held, &names);
+            (audit.airports_read_back, audit.airports_wrong) = wrong;
+            if audit.unaccounted == 0 || began.elapsed() > PATIENCE {
+                return Ok(audit);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    pub fn passed(&self) -> bool {
+        self.airports_wrong == 0
+            && self.unaccounted == 0
+            && self.seats_sold_twice.is_empty()
+            && self.ran_twice.is_empty()
+            && self.ran_though_told_not.is_empty()
+    }
+}
+
+/// How many airports there are, and how many are not as they were loaded (absent ones and strange ones included).
+async fn compare_airports(
+    namespace: &Namespace,
+    airports: &[Airport],
+) -> anyhow::Result<(u64, u64)> {
+    let rows: anyhow::Result<HashMap<Bytes, Bytes>> = airports.iter().map(Airport::row).collect();
+    let mut rows = rows?;
+    let mut count = 0;
+    let mut wrong = 0;
+    let mut objects = pin!(namespace.scan().page_size(10_000).objects());
+    while let Some(object) = objects.next().await {
+        let object = object.context("reading the airports back")?;
+        count += 1;
+        if rows.remove(&object.key).as_ref() != object.value() {
+            wrong += 1;
+        }
+    }
+    Ok((count, wrong + rows.len() as u64))
+}
+
+async fn node_names(client: &Client) -> anyhow::Result<BTreeMap<u64, String>> {
+    let nodes = client.cluster().nodes().await?.nodes;
+    Ok(nodes
+        .into_iter()
+        .map(|node| (node.node, node.name))
+        .collect())
+}
+
+async fn read_back(namespace: &Namespace, shards: u32) -> anyhow::Result<Held> {
+    let mut held = Held::default();
+    // Orphans first: what moves from there to the log meanwhile is then seen twice rather than never.
+    let orphans = namespace.orphans().limit(ORPHANS_MAX).await?;
+    for orphan in orphans.orphans {
+        let Some((id, came)) = orphan.record.as_ref().and_then(of_request) else {
+            continue;
+        };
+        held.orphans
+            .entry(id)
+            .or_default()
+            .push((came, orphan.node));
+    }
+    for shard in 0..shards {
+        read_log(namespace, shard, &mut held).await?;
+    }
+    let mut objects = pin!(namespace.scan().page_size(10_000).objects());
+    while let Some(object) = objects.next().await {
+        held.take_object(&object.context("reading the seats back")?);
+    }
+    Ok(held)
+}
+
+async fn read_log(namespace: &Namespace, shard: u32, held: &mut Held) -> anyhow::Result<()> {
+    let mut log = namespace.request_log(shard);
+    loop {
+        let event = log
+            .next()
+            .await
+            .with_context(|| format!("the request log of shard {shard}"))?;
+        match event {
+            Some(LogEvent::Record(record)) => held.take_record(&record),
+            Some(LogEvent::Gap { first_version }) => {
+                bail!("the log of shard {shard} is kept only from version {first_version} on")
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+impl Held {
+    fn take_record(&mut self, record: &LogRecord) {
+        let Some((id, came)) = of_request(record) else {
+            return;
+        };
+        self.log.entry(id).or_default().push(came);
+        if came != Came::Sold {
+            return;
+        }
+        let keys = record.changes.iter().map(|change| &change.key);
+        for (flight, seat) in keys.filter_map(|key| Flight::parse_seat_key(key)) {
+            *self.sales.entry((flight.to_string(), seat)).or_default() += 1;
+        }
+    }
+
+    fn take_object(&mut self, object: &Object) {
+        if let Some((flight, seat)) = Flight::parse_seat_key(&object.key) {
+            let ticket = object.value().map(|value| serde_json::from_slice(value));
+            if let Some(Ok(ticket)) = ticket {
+                self.seats.insert((flight.to_string(), seat), ticket);
+            }
+        } else if let Ok(key) = std::str::from_utf8(&object.key) {
+            let code = key.trim_start_matches('{').trim_end_matches('}');
+            let sold = object.counter(SOLD).unwrap_or(0);
+            self.counters.insert(code.to_string(), sold);
+        }
+    }
+}
+
+/// The id and outcome of a record that a client's request made.
+fn of_request(record: &LogRecord) -> Option<(RequestId, Came)> {
+    if !matches!(record.kind(), Kind::Request | Kind::Conflict) {
+        return None;
+    }
+    let id = record.request_id.as_ref()?;
+    let id = RequestId {
+        client: ClientId::from_slice(&id.client_id)?,
+        sequence: Sequence(id.sequence),
+    };
+    let came = match record.outcome.as_ref().map(Outcome::status) {
+        Some(Status::Applied) => Came::Sold,
+        Some(Status::ConditionFailed) => Came::Refused,
+        _ => Came::Odd,
+    };
+    Some((id, came))
+}
+
+/// Holds what the clients were told against what the cluster has.
+pub fn judge(
+    flights: &[Flight],
+    ledger: &Ledger,
+    held: &Held,
+    names: &BTreeMap<u64, String>,
+) -> Audit {
+    let missing: Vec<Missing> = ledger
+        .acknowledged()
+        .flat_map(|request| missing(flights, request, held, names))
+        .collect();
+    let nowhere = missing
+        .iter()
+        .filter(|missing| missing.orphan_log_of.is_empty());
+    Audit {
+        seats_sold: held.seats.len() as u64,
+        unaccounted: nowhere.count() as u64,
+        missing,
+        seats_sold_twice: sold_twice(held),
+        ran_twice: ran_twice(flights, held),
+        ran_though_told_not: ran_though_told_not(ledger, held),
+        seats_of_two_clients: two_owners(flights, ledger, held),
+        ..Default::default()
+    }
+}
+
+/// Each different thing that the client was told of this request and the log does not say.
+fn missing(
+    flights: &[Flight],
+    request: &Request,
+    held: &Held,
+    names: &BTreeMap<u64, String>,
+) -> Vec<Missing> {
+    let told: BTreeSet<Came> = request.answers.iter().map(|answer| answer.came).collect();
+    let logged = held.log.get(&request.id);
+    let told = told
+        .into_iter()
+        .filter(|came| !logged.is_some_and(|logged| logged.contains(came)));
+    told.map(|came| {
+        let orphans = held.orphans.get(&request.id).into_iter().flatten();
+        let same = orphans.filter(|(orphan, _)| *orphan == came);
+        let nodes: BTreeSet<u64> = same.map(|(_, node)| *node).collect();
+        let name = |node: u64| {
+            names
+                .get(&node)
+                .cloned()
+                .unwrap_or_else(|| node.to_string())
+        };
+        Missing {
+            request_id: request.id.to_string(),
+            client: request.client,
+            flight: flights[request.flight].code.clone(),
+            seat: request.seat,
+            told: came.word(),
+            orphan_log_of: nodes.into_iter().map(name).collect(),
+        }
+    })
+    .collect()
+}
+
+fn sold_twice(held: &Held) -> Vec<String> {
+    let twice = held.sales.iter().filter(|(_, sales)| **sales > 1);
+    let mut seats: Vec<String> = twice
+        .map(|((flight, seat), sales)| format!("{flight} seat {seat}: {sales} sales"))
+        .collect();
+    seats.sort();
+    seats
+}
+
+fn ran_twice(flights: &[Flight], held: &Held) -> Vec<String> {
+    let mut found: Vec<String> = held
+        .log
+        .iter()
+        .filter(|(_, times)| times.len() > 1)
+        .map(|(id, times)| format!("{id}: {} records", times.len()))
+        .collect();
+    let mut seats: HashMap<&str, i64> = HashMap::new();
+    for (flight, _) in held.seats.keys() {
+        *seats.entry(flight).or_default() += 1;
+    }
+    for flight in flights {
+        let seats = seats.get(flight.code.as_str()).copied().unwrap_or(0);
+        let counter = held.counters.get(&flight.code).copied().unwrap_or(0);
+        if seats != counter {
+            found.push(format!(
+                "{}: its counter says {counter} and {seats} seats are sold",
+                flight.code
+            ));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn ran_though_told_not(ledger: &Ledger, held: &Held) -> Vec<String> {
+    let told_not = ledger.requests.iter().filter(|request| request.not_run);
+    told_not
+        .filter(|request| held.log.contains_key(&request.id))
+        .map(|request| request.id.to_string())
+        .collect()
+}
+
+fn two_owners(flights: &[Flight], ledger: &Ledger, held: &Held) -> Vec<TwoOwners> {
+    let mut owners: BTreeMap<(usize, u32), Vec<(&Request, Duration)>> = BTreeMap::new();
+    for request in &ledger.requests {
+        if let Some(told) = request.told_sold() {
+            let seat = (request.flight, request.seat);
+            owners.entry(seat).or_default().push((request, told.at));
+        }
+    }
+    let several = owners.into_iter().filter(|(_, owners)| owners.len() > 1);
+    several
+        .map(|((flight, seat), mut owners)| {
+            owners.sort_by_key(|(_, at)| *at);
+            let code = flights[flight].code.clone();
+            let now = held.seats.get(&(code.clone(), seat));
+            TwoOwners {
+                seat,
+                clients: owners.iter().map(|(request, _)| request.client).collect(),
+                request_ids: owners
+                    .iter()
+                    .map(|(request, _)| request.id.to_string())
+                    .collect(),
+                now_held_by: now.map(|ticket| ticket.request.clone()),
+                flight: code,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

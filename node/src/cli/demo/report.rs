@@ -1,0 +1,236 @@
+//! The demo's result: one line for each figure, or the same as one JSON document.
+//!
+//! What went wrong is listed, never summed away: the lists are bounded only in the text, and the text says so.
+
+use super::args::Args;
+use super::audit::{Audit, Missing, TwoOwners};
+use super::ledger::Ledger;
+use super::timeline::Series;
+use crate::cli::faults::{LeaderLoss, PrimaryLoss};
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Entries of a list in the text; JSON and the page have all.
+const LISTED_MAX: usize = 20;
+
+/// What was done to the cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct Faults {
+    pub primary: PrimaryLoss,
+    /// From the killed process's start until every copy was complete.
+    pub repaired_ms: u64,
+    pub leader: LeaderLoss,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Every acknowledged request is accounted for, and none ran twice.
+    pub passed: bool,
+    pub repeat: String,
+    pub seed: u64,
+    pub airports: u64,
+    pub flights: u32,
+    pub seats_per_flight: u32,
+    pub clients: u32,
+    pub load_ms: u64,
+    pub requests: u64,
+    pub acknowledged: u64,
+    /// Of the acknowledged, those that sold a seat.
+    pub sold: u64,
+    pub duplicates_answered: u64,
+    /// Requests that no client ever got an answer to.
+    pub outcome_unknown: u64,
+    /// Requests that certainly did not run.
+    pub not_run: u64,
+    pub faults: Faults,
+    pub acknowledged_but_missing: u64,
+    pub seats_sold_twice: u64,
+    pub seats_acknowledged_to_two_clients: u64,
+    pub audit: Audit,
+    pub timeline: Series,
+}
+
+impl Report {
+    pub fn new(
+        args: &Args,
+        airports: u64,
+        ledger: &Ledger,
+        faults: Faults,
+        audit: Audit,
+        timeline: Series,
+    ) -> Report {
+        let acknowledged = ledger.acknowledged().count() as u64;
+        let sold = ledger
+            .acknowledged()
+            .filter(|request| request.told_sold().is_some());
+        Report {
+            passed: audit.passed() && faults.primary.not_back.is_empty(),
+            repeat: args.repeat(),
+            seed: args.seed.unwrap_or_default(),
+            airports,
+            flights: args.flights,
+            seats_per_flight: args.seats,
+            clients: args.clients,
+            load_ms: timeline.load_ms,
+            requests: ledger.requests.len() as u64,
+            acknowledged,
+            sold: sold.count() as u64,
+            duplicates_answered: ledger.duplicates(),
+            outcome_unknown: ledger.unknown(),
+            not_run: ledger.not_run(),
+            acknowledged_but_missing: audit.missing.len() as u64,
+            seats_sold_twice: audit.seats_sold_twice.len() as u64,
+            seats_acknowledged_to_two_clients: audit.seats_of_two_clients.len() as u64,
+            timeline,
+            faults,
+            audit,
+        }
+    }
+
+    /// For people: one line for each figure, and what it lists below it.
+    pub fn text(&self) -> String {
+        let mut lines = Lines::default();
+        lines.figure("seed", self.seed);
+        lines.figure("airports imported and read back", self.airports_line());
+        lines.figure("requests", thousands(self.requests));
+        lines.figure("acknowledged", thousands(self.acknowledged));
+        lines.figure("duplicates answered", thousands(self.duplicates_answered));
+        lines.figure("failover gap, primary killed", self.primary_line());
+        lines.figure("failover gap, manager leader killed", self.leader_line());
+        lines.figure("acknowledged but missing", self.acknowledged_but_missing);
+        lines.list(&self.audit.missing, missing_line);
+        lines.figure("seats sold twice", self.seats_sold_twice);
+        lines.list(&self.audit.seats_sold_twice, Clone::clone);
+        lines.figure(
+            "seats acknowledged to two clients",
+            self.seats_acknowledged_to_two_clients,
+        );
+        lines.list(&self.audit.seats_of_two_clients, two_owners_line);
+        lines.figure("ran twice", self.audit.ran_twice.len());
+        lines.list(&self.audit.ran_twice, Clone::clone);
+        if !self.audit.ran_though_told_not.is_empty() {
+            let ran = &self.audit.ran_though_told_not;
+            lines.figure("ran though the client was told not", ran.len());
+            lines.list(ran, Clone::clone);
+        }
+        if self.outcome_unknown + self.not_run > 0 {
+            lines.figure("never answered, outcome unknown", self.outcome_unknown);
+            lines.figure("told that it did not run", self.not_run);
+        }
+        lines.figure("verdict", self.verdict());
+        lines.figure("repeat with", &self.repeat);
+        lines.0
+    }
+
+    pub fn airports_line(&self) -> String {
+        let back = thousands(self.audit.airports_read_back);
+        match self.audit.airports_wrong {
+            0 => back,
+            wrong => format!("{back}, {wrong} of them wrong"),
+        }
+    }
+
+    pub fn primary_line(&self) -> String {
+        let fault = &self.faults.primary;
+        let shards = fault.shards.len();
+        if fault.not_back.is_empty() {
+            return format!(
+                "{:.0} ms ({} killed; its {shards} shards, the first after {:.0} ms)",
+                fault.gap_ms, fault.server, fault.first_gap_ms
+            );
+        }
+        let late = fault.not_back.len();
+        format!(
+            "more than {:.0} ms ({} killed; {late} of {shards} shards never came back)",
+            fault.gap_ms, fault.server
+        )
+    }
+
+    pub fn leader_line(&self) -> String {
+        let fault = &self.faults.leader;
+        let leader = match fault.new_leader_ms {
+            Some(elapsed) => format!("another leader after {elapsed:.0} ms"),
+            None => "no other leader while it was watched".to_string(),
+        };
+        format!(
+            "{:.0} ms without an acknowledgement ({} killed; {leader}; {} failed writes)",
+            fault.gap_ms, fault.server, fault.failed_writes
+        )
+    }
+
+    pub fn verdict(&self) -> &'static str {
+        if self.passed {
+            "every acknowledged request is accounted for, and none ran twice"
+        } else {
+            "FAILED"
+        }
+    }
+}
+
+pub fn missing_line(missing: &Missing) -> String {
+    let place = match missing.orphan_log_of.as_slice() {
+        [] => "LOST: it is in no log".to_string(),
+        nodes => format!("waits in the orphan log of {}", nodes.join(", ")),
+    };
+    format!(
+        "{} ({} seat {}, told \"{}\"): {place}",
+        missing.request_id, missing.flight, missing.seat, missing.told
+    )
+}
+
+pub fn two_owners_line(two: &TwoOwners) -> String {
+    let clients: Vec<String> = two.clients.iter().map(u32::to_string).collect();
+    let now = two.now_held_by.as_deref().unwrap_or("nobody");
+    format!(
+        "{} seat {}: clients {}, in that order; now held by {now}",
+        two.flight,
+        two.seat,
+        clients.join(" and ")
+    )
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn figure(&mut self, name: &str, value: impl std::fmt::Display) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "{name:<36} {value}");
+    }
+
+    fn list<T>(&mut self, entries: &[T], line: impl Fn(&T) -> String) {
+        for entry in entries.iter().take(LISTED_MAX) {
+            let _ = writeln!(self.0, "    {}", line(entry));
+        }
+        if entries.len() > LISTED_MAX {
+            let more = entries.len() - LISTED_MAX;
+            let _ = writeln!(self.0, "    and {more} more: -o json and --report list all");
+        }
+    }
+}
+
+/// 12,345
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_000), "1,000");
+        assert_eq!(thousands(28_298_123), "28,298,123");
+    }
+}

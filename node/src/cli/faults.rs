@@ -1,0 +1,207 @@
+//! Faults on a local cluster under load, and how long clients felt them: a primary's process killed, the manager leader's
+//! process killed.
+//!
+//! A gap begins just before SIGKILL is sent and ends when a client holds an acknowledgement of another primary: for the
+//! first of the shards that lost theirs, and for the last.
+
+use super::cluster_processes::Member;
+use super::local::Local;
+use super::pulse::Pulse;
+use anyhow::{Context, bail};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use understudy_client::Client;
+use understudy_proto::NodeId;
+use understudy_proto::v1::{ListNodesResponse, ShardInfo};
+
+/// How often the managers are asked while something is awaited.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// A primary's process was killed.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrimaryLoss {
+    pub server: String,
+    pub node: u64,
+    pub pid: u32,
+    /// Since the start of the load.
+    pub at_ms: u64,
+    /// Shards of which it was the primary.
+    pub shards: Vec<u32>,
+    /// Until the first of them was acknowledged again.
+    pub first_gap_ms: f64,
+    /// Until the last of them was.
+    pub gap_ms: f64,
+    /// Those that were not, in the time that was given.
+    pub not_back: Vec<u32>,
+}
+
+/// The manager leader's process was killed.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeaderLoss {
+    pub server: String,
+    pub manager: u64,
+    pub pid: u32,
+    pub at_ms: u64,
+    /// Until the other managers named another leader.
+    pub new_leader_ms: Option<f64>,
+    /// The longest time without any acknowledgement, from the fault to the end of the watch.
+    pub gap_ms: f64,
+    /// Writes that were told an error in that time.
+    pub failed_writes: u64,
+}
+
+/// Kills the node that is the primary of most shards of the namespace, and waits until each of them has another one.
+pub async fn kill_primary(
+    local: &mut Local,
+    client: &Client,
+    namespace: &str,
+    pulse: &Pulse,
+    patience: Duration,
+) -> anyhow::Result<PrimaryLoss> {
+    let (node, shards) = busiest_primary(client, namespace).await?;
+    let nodes = client.cluster().nodes().await?;
+    let (name, pid) = name_and_pid(server_of_node(local, &nodes, node)?);
+    pulse.start_timing(node, &shards);
+    let at = pulse.now();
+    local.kill(&name).await?;
+    let began = Instant::now();
+    while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let timed = pulse.stop_timing().context("the timing was started")?;
+    let gap = |back: Option<Duration>| back.map(|back| milliseconds(back.saturating_sub(at)));
+    let gaps: Vec<f64> = timed
+        .back()
+        .iter()
+        .filter_map(|(_, back)| gap(*back))
+        .collect();
+    let late = timed.back().iter().filter(|(_, back)| back.is_none());
+    let not_back: Vec<u32> = late.map(|(shard, _)| *shard).collect();
+    let longest = gaps.iter().copied().fold(0.0, f64::max);
+    Ok(PrimaryLoss {
+        server: name,
+        node: node.0,
+        pid,
+        at_ms: at.as_millis() as u64,
+        shards,
+        first_gap_ms: gaps.iter().copied().reduce(f64::min).unwrap_or(0.0),
+        gap_ms: if not_back.is_empty() {
+            longest
+        } else {
+            milliseconds(patience)
+        },
+        not_back,
+    })
+}
+
+/// Kills the manager that leads, and watches the clients for so long.
+pub async fn kill_leader(
+    local: &mut Local,
+    client: &Client,
+    pulse: &Pulse,
+    watch: Duration,
+) -> anyhow::Result<LeaderLoss> {
+    let status = client.cluster().status().await?;
+    let leader = status
+        .managers
+        .iter()
+        .find(|manager| manager.id == status.leader);
+    let leader = leader.context("the managers name no leader")?;
+    let (name, pid) = name_and_pid(local.at(&leader.public_address)?);
+    let errors = pulse.errors();
+    pulse.start_watching_pauses();
+    let at = pulse.now();
+    local.kill(&name).await?;
+    let end = tokio::time::Instant::now() + watch;
+    let began = Instant::now();
+    let found = tokio::time::timeout_at(end, another_leader(client, leader.id)).await;
+    let new_leader_ms = found.ok().map(|()| milliseconds(began.elapsed()));
+    tokio::time::sleep_until(end).await;
+    Ok(LeaderLoss {
+        server: name,
+        manager: leader.id,
+        pid,
+        at_ms: at.as_millis() as u64,
+        new_leader_ms,
+        gap_ms: milliseconds(pulse.longest_pause()),
+        failed_writes: pulse.errors() - errors,
+    })
+}
+
+/// Waits until so many nodes are up and every shard has its primary and all its copies.
+pub async fn wait_whole(client: &Client, nodes: u32, patience: Duration) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut last = String::new();
+    while began.elapsed() < patience {
+        match client.cluster().status().await {
+            Ok(status) => {
+                let whole = status.nodes_up >= nodes
+                    && status.shards_total > 0
+                    && status.shards_without_primary == 0
+                    && status.shards_short_of_copies == 0;
+                if whole {
+                    return Ok(());
+                }
+                last = format!(
+                    "{} of {nodes} nodes are up; of {} shards {} lack a primary and {} lack copies",
+                    status.nodes_up,
+                    status.shards_total,
+                    status.shards_without_primary,
+                    status.shards_short_of_copies
+                );
+            }
+            Err(error) => last = error.to_string(),
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+    bail!("the cluster is not whole after {patience:?}: {last}")
+}
+
+/// The process that this node runs in.
+fn server_of_node<'a>(
+    local: &'a Local,
+    nodes: &ListNodesResponse,
+    node: NodeId,
+) -> anyhow::Result<&'a Member> {
+    let info = nodes.nodes.iter().find(|info| info.node == node.0);
+    let info = info.with_context(|| format!("the managers do not know node {node}"))?;
+    local
+        .at(&info.outside_address)
+        .or_else(|_| local.at(&info.inside_address))
+}
+
+fn name_and_pid(member: &Member) -> (String, u32) {
+    (member.name.clone(), member.pid().unwrap_or(0))
+}
+
+async fn another_leader(client: &Client, old: u64) {
+    let cluster = client.cluster();
+    loop {
+        let status = cluster.status().await;
+        if status.is_ok_and(|status| status.leader != 0 && status.leader != old) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn busiest_primary(client: &Client, namespace: &str) -> anyhow::Result<(NodeId, Vec<u32>)> {
+    let shards = client.cluster().shards(Some(namespace)).await?.shards;
+    let mut by_primary: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for ShardInfo { index, primary, .. } in shards {
+        if primary != 0 {
+            by_primary.entry(primary).or_default().push(index);
+        }
+    }
+    // Of equals the last: any choice will do, and this one is the same each time.
+    let busiest = by_primary
+        .into_iter()
+        .max_by_key(|(_, shards)| shards.len());
+    let (node, shards) = busiest.context("no shard has a primary")?;
+    Ok((NodeId(node), shards))
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 100.0
+}

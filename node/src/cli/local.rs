@@ -1,0 +1,112 @@
+//! The cluster that the demo and the bench start: `cluster_processes`, in a folder that goes when it does.
+//!
+//! It says where clients begin, which process has an address, and which process ids to measure. A dropped cluster leaves
+//! no process behind, and no data unless they were to be kept.
+
+use super::cluster_processes::{LocalCluster, Member, MemberRole, Shape};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a fresh cluster may take until it serves.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub managers: u16,
+    pub nodes: u16,
+    /// 0: free ports.
+    pub port_base: u16,
+    /// `None`: a temporary folder.
+    pub data_dir: Option<PathBuf>,
+    /// Leave the data where they are.
+    pub keep: bool,
+}
+
+/// The cluster and its folder. The processes end before the folder goes.
+#[derive(Debug)]
+pub struct Local {
+    processes: LocalCluster,
+    folder: PathBuf,
+    /// Removed when this is dropped.
+    _temporary: Option<TempDir>,
+}
+
+impl Local {
+    /// Starts every process, and waits until each one is ready.
+    pub async fn start(plan: &Plan) -> anyhow::Result<Local> {
+        let (folder, temporary) = folder(plan)?;
+        let mut shape = Shape::new(plan.managers, plan.nodes, &folder);
+        shape.port_base = plan.port_base;
+        let mut processes = LocalCluster::start(&shape)?;
+        processes.wait_ready(START_LIMIT).await?;
+        Ok(Local {
+            processes,
+            folder,
+            _temporary: temporary,
+        })
+    }
+
+    /// Where clients begin: the nodes, then the managers.
+    pub fn endpoints(&self) -> Vec<String> {
+        let nodes = self.of(MemberRole::Node).map(Member::endpoint);
+        let managers = self.of(MemberRole::Manager).map(Member::endpoint);
+        nodes.chain(managers).collect()
+    }
+
+    /// The process with this public address, host:port.
+    pub fn at(&self, address: &str) -> anyhow::Result<&Member> {
+        let mut members = self.processes.members().iter();
+        let found = members.find(|member| member.endpoint() == format!("http://{address}"));
+        found.with_context(|| format!("no process of this cluster serves at {address}"))
+    }
+
+    /// The process ids of the nodes that run.
+    pub fn node_pids(&self) -> Vec<u32> {
+        self.of(MemberRole::Node).filter_map(Member::pid).collect()
+    }
+
+    /// The process ids of all servers that run.
+    pub fn pids(&self) -> Vec<u32> {
+        let members = self.processes.members().iter();
+        members.filter_map(Member::pid).collect()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// SIGKILL: the process gets no chance to say good-bye.
+    pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        Ok(self.processes.kill(name).await?)
+    }
+
+    pub fn restart(&mut self, name: &str) -> anyhow::Result<()> {
+        Ok(self.processes.restart(name)?)
+    }
+
+    /// Ends the processes cleanly.
+    pub async fn stop(self) {
+        let _ = self.processes.stop().await;
+    }
+
+    fn of(&self, role: MemberRole) -> impl Iterator<Item = &Member> {
+        let members = self.processes.members().iter();
+        members.filter(move |member| member.role == role)
+    }
+}
+
+fn folder(plan: &Plan) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    if let Some(folder) = &plan.data_dir {
+        let made = std::fs::create_dir_all(folder);
+        made.with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+        return Ok((folder.clone(), None));
+    }
+    let temporary = tempfile::Builder::new().prefix("understudy-").tempdir()?;
+    if plan.keep {
+        return Ok((temporary.keep(), None));
+    }
+    Ok((temporary.path().to_path_buf(), Some(temporary)))
+}

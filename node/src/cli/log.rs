@@ -1,0 +1,83 @@
+//! `understudy log`: a shard's deduplicated request log, one record a line: each request once, with its outcome.
+
+use super::client::{ClientFlags, Context};
+use super::exit::{Ended, Exit, Trouble};
+use super::show::{record_json, record_text};
+use serde_json::json;
+use understudy_client::{LogEvent, Pair};
+use understudy_proto::shard_of_key::shard_index;
+
+/// Read a shard's request log: each request once, with its outcome.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The shard's index inside the namespace
+    #[arg(required_unless_present = "key")]
+    shard: Option<u32>,
+    /// The shard of this key instead
+    #[arg(long, value_name = "KEY", conflicts_with = "shard")]
+    key: Option<String>,
+    /// Begin with this version; without it with the first that is kept
+    #[arg(long, value_name = "VERSION")]
+    from: Option<u64>,
+    /// Begin after this record
+    #[arg(long, value_name = "EPOCH.VERSION", conflicts_with = "from")]
+    after: Option<Pair>,
+    /// Go on as records come
+    #[arg(long, short = 'f')]
+    follow: bool,
+    /// End after so many records
+    #[arg(long, short = 'l', value_name = "NUMBER")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    client: ClientFlags,
+}
+
+pub async fn run(args: Args) -> Ended {
+    let context = args.client.connect().await?;
+    let shard = args.shard(&context).await?;
+    let mut log = context.namespace().request_log(shard);
+    if let Some(version) = args.from {
+        log = log.from_version(version);
+    }
+    if let Some(position) = args.after {
+        log = log.after(position);
+    }
+    if let Some(limit) = args.limit {
+        log = log.limit(limit);
+    }
+    if args.follow {
+        log = log.follow();
+    }
+    loop {
+        let event = tokio::select! {
+            event = log.next() => event.map_err(|error| Trouble::of("reading the log", &error))?,
+            _ = tokio::signal::ctrl_c() => break,
+        };
+        match event {
+            None => break,
+            Some(LogEvent::Record(record)) => {
+                context
+                    .output
+                    .line(&record_json(&record), || record_text(&record))?;
+            }
+            Some(LogEvent::Gap { first_version }) => {
+                let document = json!({ "kind": "gap", "first_version": first_version });
+                let text =
+                    || format!("gap  records before version {first_version} are no longer kept");
+                context.output.line(&document, text)?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+impl Args {
+    async fn shard(&self, context: &Context) -> Result<u32, Trouble> {
+        let Some(key) = &self.key else {
+            return Ok(self.shard.unwrap_or_default());
+        };
+        let route = context.namespace().route().await;
+        let route = route.map_err(|error| Trouble::of("finding the shard", &error))?;
+        Ok(shard_index(key.as_bytes(), route.shard_count().max(1)))
+    }
+}
