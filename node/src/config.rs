@@ -107,7 +107,8 @@ section! {
         /// The folder that holds everything this process writes.
         data_dir: PathBuf = PathBuf::new(),
         /// "id@host:port" of the internal port of every manager that forms the cluster at its first start, the same
-        /// list in each one's config. Ignored once the folder holds a log; empty: wait for `cluster managers add`.
+        /// list in each one's config. Clients find its public port just before that one; where it is elsewhere write
+        /// "id@host:port/host:port". Ignored once the folder holds a log; empty: wait for `cluster managers add`.
         initial_managers: Vec<String> = Vec::new(),
         /// Listen beyond loopback in plain text and without authentication.
         insecure: bool = false,
@@ -212,6 +213,37 @@ section! {
     }
 }
 
+/// Where one of the first managers is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialManager {
+    pub internal: String,
+    /// For clients; without a word of its own the port before the internal one.
+    pub public: String,
+}
+
+impl InitialManager {
+    /// `host:port` or `host:port/host:port`.
+    fn parse(text: &str) -> Result<InitialManager, String> {
+        let (internal, public) = match text.split_once('/') {
+            Some((internal, public)) => (internal, Some(public)),
+            None => (text, None),
+        };
+        let (_, port) = split_address(internal)?;
+        let host = internal.rsplit_once(':').map_or("", |(host, _)| host);
+        let public = match public {
+            Some(public) => {
+                split_address(public)?;
+                public.to_string()
+            }
+            None => format!("{host}:{}", port.saturating_sub(1)),
+        };
+        Ok(InitialManager {
+            internal: internal.to_string(),
+            public,
+        })
+    }
+}
+
 impl ManagerConfig {
     /// Every problem of the settings.
     pub fn validate(&self) -> Vec<Problem> {
@@ -290,17 +322,16 @@ impl ManagerConfig {
     }
 
     /// The initial managers by id.
-    pub fn initial(&self) -> Result<BTreeMap<u64, String>, String> {
+    pub fn initial(&self) -> Result<BTreeMap<u64, InitialManager>, String> {
         let mut managers = BTreeMap::new();
         for text in &self.initial_managers {
+            let wrong = |why: &str| format!("'{text}': {why}, write id@host:port");
             let (id, address) = text
                 .split_once('@')
-                .ok_or_else(|| format!("'{text}': write id@host:port"))?;
-            let id: u64 = id
-                .parse()
-                .map_err(|_| format!("'{text}': '{id}' is no id, write id@host:port"))?;
-            split_address(address).map_err(|why| format!("'{text}': {why}"))?;
-            if id == 0 || managers.insert(id, address.to_string()).is_some() {
+                .ok_or_else(|| wrong("there is no id"))?;
+            let id: u64 = id.parse().map_err(|_| wrong(&format!("'{id}' is no id")))?;
+            let manager = InitialManager::parse(address).map_err(|why| wrong(&why))?;
+            if id == 0 || managers.insert(id, manager).is_some() {
                 return Err(format!("'{text}': ids are at least 1 and each stands once"));
             }
         }

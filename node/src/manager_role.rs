@@ -1,7 +1,7 @@
 //! The life of a manager process: start the group, serve it, and on the word to stop hand leadership over and end.
 
 use crate::admin::Readiness;
-use crate::config::ManagerConfig;
+use crate::config::{InitialManager, ManagerConfig};
 use crate::data_folder::{DataFolder, Role};
 use crate::manager::MANAGER_BINDINGS;
 use crate::manager::{
@@ -100,14 +100,12 @@ pub async fn run(config: ManagerConfig, process: Process) -> Result<(), RoleErro
 
 async fn start(config: &ManagerConfig) -> Result<Group, RoleError> {
     let initial = config.initial().map_err(RoleError::Config)?;
-    let node = |internal_address| ManagerNode {
-        internal_address,
-        public_address: String::new(),
+    let node = |at: InitialManager| ManagerNode {
+        internal_address: at.internal,
+        public_address: at.public,
     };
-    let initial_managers: BTreeMap<u64, ManagerNode> = initial
-        .into_iter()
-        .map(|(id, address)| (id, node(address)))
-        .collect();
+    let initial_managers: BTreeMap<u64, ManagerNode> =
+        initial.into_iter().map(|(id, at)| (id, node(at))).collect();
     let group = Group::start(GroupConfig {
         id: config.id,
         folder: config.data_dir.clone(),

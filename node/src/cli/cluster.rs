@@ -343,7 +343,7 @@ fn told_managers(
         for manager in &managers {
             rows.row([
                 manager.id.to_string(),
-                manager.public_address.clone(),
+                or_dash(manager.public_address.clone()),
                 manager.internal_address.clone(),
                 yes(manager.voter),
                 yes(manager.leader),

@@ -75,8 +75,8 @@ impl Trouble {
             Class::Refused => Trouble::new(
                 Exit::Failed,
                 format!("{what} was refused"),
-                why,
-                "nothing was changed",
+                format!("{why}; nothing was changed"),
+                "",
             ),
             Class::Forked => {
                 let todo = "read again without the old position; what was cut off is in `understudy orphans`";
@@ -130,6 +130,11 @@ fn plain(failure: &Failure) -> String {
     let mut message = failure.message.clone();
     for (field, name) in names {
         message = message.replace(field, name);
+    }
+    let of_bytes = ["ops.key", "ops.value", "ops.name", "preconditions.key"];
+    let field = failure.metadata.get("field").map_or("", String::as_str);
+    if failure.reason == Reason::TooLarge && of_bytes.contains(&field) {
+        message = message.replace(", the limit", " bytes, the limit");
     }
     message
 }
@@ -202,7 +207,7 @@ mod tests {
         assert_eq!(trouble.exit, Exit::Usage);
         assert_eq!(
             trouble.to_string(),
-            "error: the put: the key has 5000, the limit is 4096 (TOO_LARGE); correct it; nothing was changed"
+            "error: the put: the key has 5000 bytes, the limit is 4096 (TOO_LARGE); correct it; nothing was changed"
         );
     }
 

@@ -166,8 +166,8 @@ fn job(args: &Args, line: NumberedLine) -> Result<Option<Job>, Done> {
         number,
         result: Err(Trouble::new(
             Exit::Failed,
-            format!("line {number}"),
-            why,
+            format!("line {number}: {why}"),
+            "",
             "",
         )),
     };

@@ -53,7 +53,8 @@ enum Verb {
     Bind {
         /// Parts separated by `/`
         name: String,
-        #[arg(required = true)]
+        /// Where it is reached: any texts, at most 64
+        #[arg(required = true, id = "bound-endpoints", value_name = "ENDPOINT")]
         endpoints: Vec<String>,
         /// The binding ends so long after its last renewal; 0: it does not end by itself
         #[arg(long, value_name = "NUMBER", default_value_t = 0)]

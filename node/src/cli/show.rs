@@ -80,7 +80,7 @@ pub fn level_text(level: Level) -> &'static str {
     }
 }
 
-fn failed_text(why: FailedOp) -> &'static str {
+pub fn failed_text(why: FailedOp) -> &'static str {
     match why {
         FailedOp::WrongKind => "wrong_kind",
         FailedOp::Overflow => "overflow",

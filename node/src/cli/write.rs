@@ -3,7 +3,7 @@
 use super::client::Context;
 use super::exit::{Ended, Exit, Trouble};
 use super::output::{Output, Rows};
-use super::show::{outcome_text, result_text, written_json, written_rows};
+use super::show::{failed_text, result_text, written_json, written_rows};
 use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
@@ -104,9 +104,11 @@ pub fn exit_of(written: &Written) -> Exit {
             eprintln!("condition {index} did not hold; nothing was changed");
             Exit::ConditionNotMet
         }
-        Outcome::Failed { index, .. } => {
-            let outcome = outcome_text(&written.outcome);
-            eprintln!("operation {index} {outcome} on the state that it met; nothing was changed");
+        Outcome::Failed { index, why } => {
+            let why = failed_text(*why);
+            eprintln!(
+                "operation {index} cannot run on the object as it is ({why}); nothing was changed"
+            );
             Exit::Failed
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! A key that does not exist is an error naming the nearest one that does. All problems of all layers are told at once.
 
-use super::Problem;
 use super::section::{Described, Section, described};
+use super::{ClientConfig, ManagerConfig, NodeConfig, Problem};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -82,6 +82,7 @@ pub fn load<C: Section + Default + DeserializeOwned>(
     for each in &known {
         values.insert(each.key.clone(), (each.default.clone(), Source::Default));
     }
+    problems.extend(mistyped(&layers.environment));
     let file = layers.file.as_deref().map(|path| read_file(path, &known));
     let environment = from_environment(&layers.environment, &known);
     let flags = from_flags(&layers.flags, &known);
@@ -176,6 +177,29 @@ fn from_environment(environment: &[(String, String)], known: &[Described]) -> Ve
         }
     }
     found
+}
+
+/// Variables that look like one of ours. Those of other roles and of other programs are not looked at.
+fn mistyped(environment: &[(String, String)]) -> Vec<Problem> {
+    let of_roles = [
+        described::<ManagerConfig>(),
+        described::<NodeConfig>(),
+        described::<ClientConfig>(),
+    ];
+    let settings = of_roles.iter().flatten().map(|each| variable(&each.key));
+    let files = ["UNDERSTUDY_CONFIG", "UNDERSTUDY_CLIENT_CONFIG"].map(str::to_string);
+    let known: BTreeSet<String> = settings.chain(files).collect();
+    let given = environment.iter().map(|(name, _)| name);
+    let strange = given.filter(|name| name.starts_with(PREFIX) && !known.contains(*name));
+    let problems = strange.filter_map(|name| {
+        let near = |known: &&String| strsim::damerau_levenshtein(known, name) <= 2;
+        let nearest = known.iter().find(near)?;
+        Some(Problem {
+            key: name.clone(),
+            message: format!("there is no such variable; the nearest is '{nearest}'"),
+        })
+    });
+    problems.collect()
 }
 
 fn from_flags(flags: &[Given], known: &[Described]) -> Vec<Found> {

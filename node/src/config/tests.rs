@@ -187,3 +187,38 @@ fn addresses_are_host_and_port() {
     assert!(is_loopback("[::1]:1") && is_loopback("localhost:1") && is_loopback("127.0.0.2:1"));
     assert!(!is_loopback("0.0.0.0:1") && is_unspecified("[::]:1"));
 }
+
+#[test]
+fn a_manager_is_found_by_clients_on_the_port_before_or_where_it_says() {
+    let config = ManagerConfig {
+        initial_managers: vec!["1@a:7421".into(), "2@[::1]:9/b:80".into()],
+        ..ManagerConfig::default()
+    };
+    let initial = config.initial().unwrap();
+    assert_eq!(initial[&1].public, "a:7420");
+    assert_eq!(initial[&2].internal, "[::1]:9");
+    assert_eq!(initial[&2].public, "b:80");
+    for wrong in ["a:1", "x@a:1", "1@a", "0@a:1", "1@a:1/b"] {
+        let config = ManagerConfig {
+            initial_managers: vec![wrong.into()],
+            ..ManagerConfig::default()
+        };
+        assert!(config.initial().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_mistyped_variable_is_told_and_a_strange_one_is_not() {
+    let layers = |name: &str| Layers {
+        environment: vec![variable(name, "1")],
+        ..Layers::default()
+    };
+    let problems = load::<NodeConfig>(&layers("UNDERSTUDY_LISTEN_PUBLC")).unwrap_err();
+    assert_eq!(
+        problems[0].to_string(),
+        "UNDERSTUDY_LISTEN_PUBLC: there is no such variable; the nearest is 'UNDERSTUDY_LISTEN_PUBLIC'"
+    );
+    // Of another role, or of nothing of ours.
+    assert!(load::<NodeConfig>(&layers("UNDERSTUDY_RAFT_HEARTBEAT_MS")).is_ok());
+    assert!(load::<NodeConfig>(&layers("UNDERSTUDY_PYTHON")).is_ok());
+}
