@@ -15,8 +15,8 @@ mod memory;
 
 pub use args::Args;
 
-use super::faults;
 use super::exit::{Ended, Exit, Trouble};
+use super::faults;
 use super::local::{Local, Plan, START_LIMIT};
 use anyhow::Context;
 use args::{ClusterArgs, Kind, LoadArgs};

@@ -16,8 +16,8 @@ mod timeline;
 
 pub use args::Args;
 
-use super::faults;
 use super::exit::{Ended, Exit, Trouble};
+use super::faults;
 use super::local::{Local, Plan, START_LIMIT};
 use super::pulse::Pulse;
 use agents::{Agents, settle};
@@ -52,9 +52,17 @@ pub async fn run(args: Args) -> Ended {
         Ok(report) if report.passed => Ok(Exit::Done),
         Ok(_) => Ok(Exit::Failed),
         Err(error) => {
-            let again = format!("look at what it says, and repeat it with `{}`", args.repeat());
+            let again = format!(
+                "look at what it says, and repeat it with `{}`",
+                args.repeat()
+            );
             let why = format!("{error:#}");
-            Err(Trouble::new(Exit::Failed, "the demo did not come to its end", why, again))
+            Err(Trouble::new(
+                Exit::Failed,
+                "the demo did not come to its end",
+                why,
+                again,
+            ))
         }
     }
 }
@@ -90,7 +98,10 @@ async fn on_cluster(
     let mut local = Local::start(plan).await?;
     let report = play(args, airports, flights, &mut local, timeline).await?;
     if args.keep {
-        timeline.say(&format!("the data are kept in {}", local.folder().display()));
+        timeline.say(&format!(
+            "the data are kept in {}",
+            local.folder().display()
+        ));
     }
     local.stop().await;
     Ok(report)
