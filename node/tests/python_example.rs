@@ -14,8 +14,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; run by the gate's live part"]
 async fn a_python_program_without_generated_code_survives_a_failover() {
-    let python = std::env::var_os("UNDERSTUDY_PYTHON")
-        .expect("UNDERSTUDY_PYTHON names a Python with the packages of the example; run: bash .ci/run live");
+    let python = std::env::var_os("UNDERSTUDY_PYTHON").expect(
+        "UNDERSTUDY_PYTHON names a Python with the packages of the example; run: bash .ci/run live",
+    );
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut shape = Shape::new(3, 3, folder.path());
     shape.port_base = 0;
@@ -24,7 +25,8 @@ async fn a_python_program_without_generated_code_survives_a_failover() {
     let ready = cluster.wait_ready(Duration::from_secs(30)).await;
     ready.expect("every process is ready");
 
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/examples/python/example.py");
+    let example =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/examples/python/example.py");
     let mut program = Command::new(python)
         .arg(example)
         .args(["--failover", "--endpoints", &cluster.endpoints().join(",")])
@@ -35,7 +37,10 @@ async fn a_python_program_without_generated_code_survives_a_failover() {
     let mut output = BufReader::new(program.stdout.take().expect("it was piped")).lines();
     let mut said = String::new();
     let address = loop {
-        let line = output.next().expect("it says where the primary is").expect("its output is text");
+        let line = output
+            .next()
+            .expect("it says where the primary is")
+            .expect("its output is text");
         said.push_str(&line);
         said.push('\n');
         if let Some((_, address)) = line.split_once("address=") {

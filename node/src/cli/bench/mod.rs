@@ -15,9 +15,9 @@ mod memory;
 
 pub use args::Args;
 
-use super::faults;
 use super::exit::{Ended, Exit, Trouble};
-use super::local::{Local, Plan, START_LIMIT};
+use super::faults;
+use super::local::{Local, Plan, START_LIMIT, patient_client};
 use anyhow::Context;
 use args::{ClusterArgs, Kind, LoadArgs};
 use understudy_client::Client;
@@ -74,7 +74,7 @@ async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Cl
         keep: args.keep,
     };
     let local = Local::start(&plan).await?;
-    let client = Client::connect(local.endpoints()).await?;
+    let client = patient_client(local.endpoints()).await?;
     let policy = NamespacePolicy {
         mode: match args.in_sync {
             true => Mode::InSync.into(),
