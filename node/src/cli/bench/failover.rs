@@ -62,8 +62,8 @@ impl Spread {
 pub async fn run(args: &FailoverArgs) -> anyhow::Result<()> {
     let (mut local, client) = start(&args.cluster, NAMESPACE).await?;
     let shards = client.namespace(NAMESPACE).route().await?.shard_count();
-    let longest = (PATIENCE * 2 + CALM) * (args.faults + args.leader_faults);
-    let pulse = Arc::new(Pulse::new(shards, longest));
+    // The timeline is not looked at.
+    let pulse = Arc::new(Pulse::new(shards, Duration::ZERO));
     let mut writers = JoinSet::new();
     for number in 0..args.clients {
         let own = Client::connect(local.endpoints()).await?;
