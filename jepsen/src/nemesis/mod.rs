@@ -74,9 +74,11 @@ pub enum FaultKind {
     NodesFromManagers {
         nodes: Vec<usize>,
     },
-    /// The leader and the shard's primary reach each other and the clients, nobody else.
+    /// The leader and the shard's primary reach each other and the clients, nobody else. `returns`: the old leader is
+    /// elected again when it is over, before it applied what it missed.
     LeaderWithPrimary {
         shard: u32,
+        returns: bool,
     },
     /// Much of what these nodes and the managers send each other is lost.
     Flaky {

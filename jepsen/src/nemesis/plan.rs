@@ -69,7 +69,7 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
     let other = (node + 1 + dice.index(scale.nodes - 1)) % scale.nodes;
     let manager = dice.index(scale.managers);
     let shard = dice.below(u64::from(scale.shards)) as u32;
-    let seen = dice.permille(300);
+    let seen = dice.permille(400);
     let some: Vec<usize> = (0..scale.nodes).filter(|_| dice.permille(500)).collect();
     match dice.weighted(weights) {
         0 => FaultKind::CrashNode { node, seen },
@@ -99,7 +99,10 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
         },
         18 => FaultKind::DiskFails { node },
         19 => FaultKind::DiskHangs { node },
-        20 => FaultKind::LeaderWithPrimary { shard },
+        20 => FaultKind::LeaderWithPrimary {
+            shard,
+            returns: seen,
+        },
         21 => FaultKind::Flaky {
             nodes: some,
             loss_permille: dice.between(300, 950) as u32,

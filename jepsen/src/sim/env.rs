@@ -69,10 +69,11 @@ impl Env {
         // A call of a client goes over a connection: it is lost with it, and never made twice.
         let call = matches!(from, Place::Client(_)) || matches!(to, Place::Client(_));
         if let Some(delay) = second.filter(|_| !call) {
-            let parcel = parcel.clone();
+            let parcel = Box::new(parcel.clone());
             self.after(delay, Event::Deliver { from, to, parcel });
         }
         if let Some(delay) = first {
+            let parcel = Box::new(parcel);
             self.after(delay, Event::Deliver { from, to, parcel });
         }
     }

@@ -21,7 +21,7 @@ pub enum Event {
     Deliver {
         from: Place,
         to: Place,
-        parcel: Parcel,
+        parcel: Box<Parcel>,
     },
     Node {
         node: usize,

@@ -15,6 +15,8 @@ pub enum Remedy {
     ResumeNode(usize),
     ResumeManager(usize),
     Mend(Vec<(Place, Place)>),
+    /// And then that manager leads.
+    MendAndElect(Vec<(Place, Place)>, usize),
     Quiet(Noise),
     Steady(Vec<(Place, Place)>),
     KeepInUse(usize),
@@ -93,14 +95,18 @@ impl World {
                     |node| (0..managers).map(move |m| (Place::Node(node), Place::Manager(m)));
                 self.cut_both(nodes.into_iter().flat_map(each).collect())
             }
-            FaultKind::LeaderWithPrimary { shard } => {
-                let leader = Place::Manager(self.managers.leader()?);
+            FaultKind::LeaderWithPrimary { shard, returns } => {
+                let manager = self.managers.leader()?;
+                let leader = Place::Manager(manager);
                 let primary = Place::Node(self.primary_of(shard)?);
                 let inside = |place: &Place| *place == leader || *place == primary;
                 let servers = self.places().into_iter();
                 let others = servers.filter(|p| !inside(p) && !matches!(p, Place::Client(_)));
                 let pairs = others.flat_map(|other| [(leader, other), (primary, other)]);
-                self.cut_both(pairs.collect())
+                match self.cut_both(pairs.collect())? {
+                    Remedy::Mend(pairs) if returns => Some(Remedy::MendAndElect(pairs, manager)),
+                    remedy => Some(remedy),
+                }
             }
             FaultKind::Flaky {
                 nodes,
@@ -177,6 +183,10 @@ impl World {
             Remedy::StartManager(manager) => self.managers.restart(manager, &mut self.env),
             Remedy::ResumeNode(node) => self.hosts[node].resume(&mut self.env),
             Remedy::ResumeManager(manager) => self.managers.resume(manager, &mut self.env),
+            Remedy::MendAndElect(pairs, manager) => {
+                self.undo(Remedy::Mend(pairs));
+                self.managers.make_leader(manager, &mut self.env);
+            }
             Remedy::Mend(pairs) => {
                 for (from, to) in pairs {
                     self.env.network.mend(from, to);

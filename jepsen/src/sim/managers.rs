@@ -587,6 +587,13 @@ impl Managers {
         self.elect(winner, env);
     }
 
+    /// That manager wins the next election, if it can win one.
+    pub fn make_leader(&mut self, manager: usize, env: &mut Env) {
+        if self.leader != Some(manager) && self.has_quorum(manager, env) {
+            self.elect(manager, env);
+        }
+    }
+
     /// A person wants the shard's primary elsewhere.
     pub fn transfer(&mut self, shard: ShardId, env: &mut Env) {
         let Some(leader) = self.leader else { return };

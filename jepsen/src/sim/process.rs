@@ -117,6 +117,14 @@ impl effect::Lease for Leases<'_> {
     }
 }
 
+impl State {
+    fn end_if(&mut self, has_to_end: bool) {
+        if has_to_end {
+            *self = State::Ending;
+        }
+    }
+}
+
 impl Process {
     pub fn start(
         node: usize,
@@ -271,10 +279,8 @@ impl Process {
                 self.on_registered(answer, &mut turn);
             }
             (State::Running(running), Parcel::HeartbeatAnswer(answer)) => {
-                let ends = running.on_heartbeat_answer(from, answer, &mut turn);
-                if ends {
-                    self.state = State::Ending;
-                }
+                let has_to_end = running.on_heartbeat_answer(from, answer, &mut turn);
+                self.state.end_if(has_to_end);
             }
             (State::Running(running), parcel) => running.on_parcel(from, parcel, &mut turn),
             (_, Parcel::Execute { call, .. } | Parcel::Read { call, .. }) => {

@@ -256,7 +256,7 @@ impl World {
             return;
         }
         match event {
-            Event::Deliver { from, to, parcel } => self.deliver(from, to, parcel),
+            Event::Deliver { from, to, parcel } => self.deliver(from, to, *parcel),
             Event::Node { node, run, what } => self.hosts[node].on_event(run, what, &mut self.env),
             Event::StartNode { node } => self.hosts[node].start(&mut self.env),
             Event::Raft => self.managers.on_raft(&mut self.env),

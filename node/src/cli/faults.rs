@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use understudy_client::Client;
 use understudy_proto::NodeId;
-use understudy_proto::v1::{ListNodesResponse, ShardInfo};
+use understudy_proto::v1::ShardInfo;
 
 /// How often the managers are asked while something is awaited.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -51,46 +51,93 @@ pub struct LeaderLoss {
     pub failed_writes: u64,
 }
 
-/// Kills the node that is the primary of most shards of the namespace, and waits until each of them has another one.
-pub async fn kill_primary(
-    local: &mut Local,
+/// A process that is to be killed.
+#[derive(Clone, Debug)]
+pub struct Victim {
+    pub server: String,
+    pub pid: u32,
+    /// The id of the node or manager.
+    pub id: u64,
+    /// Shards of which it is the primary.
+    pub shards: Vec<u32>,
+}
+
+/// The node that is the primary of most shards of the namespace.
+pub async fn busiest_primary(
+    local: &Local,
     client: &Client,
     namespace: &str,
+) -> anyhow::Result<Victim> {
+    let shards = client.cluster().shards(Some(namespace)).await?.shards;
+    let mut by_primary: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for ShardInfo { index, primary, .. } in shards {
+        if primary != 0 {
+            by_primary.entry(primary).or_default().push(index);
+        }
+    }
+    // Of equals the last: any choice will do, and this one is the same each time.
+    let busiest = by_primary
+        .into_iter()
+        .max_by_key(|(_, shards)| shards.len());
+    let (id, shards) = busiest.context("no shard has a primary")?;
+    let nodes = client.cluster().nodes().await?.nodes;
+    let info = nodes.into_iter().find(|info| info.node == id);
+    let info = info.with_context(|| format!("the managers do not know node {id}"))?;
+    Ok(victim(local.at(&info.internal_address)?, id, shards))
+}
+
+/// The manager that leads.
+pub async fn manager_leader(local: &Local, client: &Client) -> anyhow::Result<Victim> {
+    let status = client.cluster().status().await?;
+    let mut managers = status.managers.into_iter();
+    let leader = managers.find(|manager| manager.id == status.leader);
+    let leader = leader.context("the managers name no leader")?;
+    let member = local.at(&leader.internal_address)?;
+    Ok(victim(member, leader.id, Vec::new()))
+}
+
+fn victim(member: &Member, id: u64, shards: Vec<u32>) -> Victim {
+    Victim {
+        server: member.name.clone(),
+        pid: member.pid().unwrap_or(0),
+        id,
+        shards,
+    }
+}
+
+/// Kills a primary, and waits until each of its shards has another one.
+pub async fn kill_primary(
+    local: &mut Local,
+    victim: Victim,
     pulse: &Pulse,
     patience: Duration,
 ) -> anyhow::Result<PrimaryLoss> {
-    let (node, shards) = busiest_primary(client, namespace).await?;
-    let nodes = client.cluster().nodes().await?;
-    let (name, pid) = name_and_pid(server_of_node(local, &nodes, node)?);
-    pulse.start_timing(node, &shards);
+    pulse.start_timing(NodeId(victim.id), &victim.shards);
     let at = pulse.now();
-    local.kill(&name).await?;
+    local.kill(&victim.server).await?;
     let began = Instant::now();
     while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let timed = pulse.stop_timing().context("the timing was started")?;
-    let gap = |back: Option<Duration>| back.map(|back| milliseconds(back.saturating_sub(at)));
-    let gaps: Vec<f64> = timed
-        .back()
-        .iter()
-        .filter_map(|(_, back)| gap(*back))
+    let gaps = timed.back().iter().filter_map(|(_, back)| *back);
+    let gaps: Vec<f64> = gaps
+        .map(|back| milliseconds(back.saturating_sub(at)))
         .collect();
     let late = timed.back().iter().filter(|(_, back)| back.is_none());
     let not_back: Vec<u32> = late.map(|(shard, _)| *shard).collect();
-    let longest = gaps.iter().copied().fold(0.0, f64::max);
+    let longest = match not_back.as_slice() {
+        [] => gaps.iter().copied().fold(0.0, f64::max),
+        _ => milliseconds(patience),
+    };
     Ok(PrimaryLoss {
-        server: name,
-        node: node.0,
-        pid,
+        server: victim.server,
+        node: victim.id,
+        pid: victim.pid,
         at_ms: at.as_millis() as u64,
-        shards,
-        first_gap_ms: gaps.iter().copied().reduce(f64::min).unwrap_or(0.0),
-        gap_ms: if not_back.is_empty() {
-            longest
-        } else {
-            milliseconds(patience)
-        },
+        shards: victim.shards,
+        first_gap_ms: gaps.iter().copied().reduce(f64::min).unwrap_or(longest),
+        gap_ms: longest,
         not_back,
     })
 }
@@ -99,29 +146,23 @@ pub async fn kill_primary(
 pub async fn kill_leader(
     local: &mut Local,
     client: &Client,
+    victim: Victim,
     pulse: &Pulse,
     watch: Duration,
 ) -> anyhow::Result<LeaderLoss> {
-    let status = client.cluster().status().await?;
-    let leader = status
-        .managers
-        .iter()
-        .find(|manager| manager.id == status.leader);
-    let leader = leader.context("the managers name no leader")?;
-    let (name, pid) = name_and_pid(local.at(&leader.public_address)?);
     let errors = pulse.errors();
     pulse.start_watching_pauses();
     let at = pulse.now();
-    local.kill(&name).await?;
+    local.kill(&victim.server).await?;
     let end = tokio::time::Instant::now() + watch;
     let began = Instant::now();
-    let found = tokio::time::timeout_at(end, another_leader(client, leader.id)).await;
+    let found = tokio::time::timeout_at(end, another_leader(client, victim.id)).await;
     let new_leader_ms = found.ok().map(|()| milliseconds(began.elapsed()));
     tokio::time::sleep_until(end).await;
     Ok(LeaderLoss {
-        server: name,
-        manager: leader.id,
-        pid,
+        server: victim.server,
+        manager: victim.id,
+        pid: victim.pid,
         at_ms: at.as_millis() as u64,
         new_leader_ms,
         gap_ms: milliseconds(pulse.longest_pause()),
@@ -158,23 +199,6 @@ pub async fn wait_whole(client: &Client, nodes: u32, patience: Duration) -> anyh
     bail!("the cluster is not whole after {patience:?}: {last}")
 }
 
-/// The process that this node runs in.
-fn server_of_node<'a>(
-    local: &'a Local,
-    nodes: &ListNodesResponse,
-    node: NodeId,
-) -> anyhow::Result<&'a Member> {
-    let info = nodes.nodes.iter().find(|info| info.node == node.0);
-    let info = info.with_context(|| format!("the managers do not know node {node}"))?;
-    local
-        .at(&info.outside_address)
-        .or_else(|_| local.at(&info.inside_address))
-}
-
-fn name_and_pid(member: &Member) -> (String, u32) {
-    (member.name.clone(), member.pid().unwrap_or(0))
-}
-
 async fn another_leader(client: &Client, old: u64) {
     let cluster = client.cluster();
     loop {
@@ -184,22 +208,6 @@ async fn another_leader(client: &Client, old: u64) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-async fn busiest_primary(client: &Client, namespace: &str) -> anyhow::Result<(NodeId, Vec<u32>)> {
-    let shards = client.cluster().shards(Some(namespace)).await?.shards;
-    let mut by_primary: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    for ShardInfo { index, primary, .. } in shards {
-        if primary != 0 {
-            by_primary.entry(primary).or_default().push(index);
-        }
-    }
-    // Of equals the last: any choice will do, and this one is the same each time.
-    let busiest = by_primary
-        .into_iter()
-        .max_by_key(|(_, shards)| shards.len());
-    let (node, shards) = busiest.context("no shard has a primary")?;
-    Ok((NodeId(node), shards))
 }
 
 fn milliseconds(duration: Duration) -> f64 {

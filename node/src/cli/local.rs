@@ -8,9 +8,19 @@ use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
+use understudy_client::{Client, Settings};
 
 /// How long a fresh cluster may take until it serves.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A client of the demo's or bench's own, for what it asks the managers while they are being killed.
+pub async fn patient_client(endpoints: Vec<String>) -> anyhow::Result<Client> {
+    let settings = Settings {
+        deadline: START_LIMIT,
+        ..Settings::default()
+    };
+    Ok(Client::connect_with(endpoints, settings).await?)
+}
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -56,11 +66,16 @@ impl Local {
         nodes.chain(managers).collect()
     }
 
-    /// The process with this public address, host:port.
+    /// The process that serves at this address, host:port, public or internal.
     pub fn at(&self, address: &str) -> anyhow::Result<&Member> {
-        let mut members = self.processes.members().iter();
-        let found = members.find(|member| member.endpoint() == format!("http://{address}"));
-        found.with_context(|| format!("no process of this cluster serves at {address}"))
+        let serves = |member: &&Member| {
+            let ports = [member.ports.public, member.ports.internal];
+            ports
+                .iter()
+                .any(|port| address == format!("127.0.0.1:{port}"))
+        };
+        let found = self.processes.members().iter().find(serves);
+        found.with_context(|| format!("no process of this cluster serves at '{address}'"))
     }
 
     /// The process ids of the nodes that run.

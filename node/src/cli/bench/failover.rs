@@ -62,8 +62,8 @@ impl Spread {
 pub async fn run(args: &FailoverArgs) -> anyhow::Result<()> {
     let (mut local, client) = start(&args.cluster, NAMESPACE).await?;
     let shards = client.namespace(NAMESPACE).route().await?.shard_count();
-    let longest = (PATIENCE * 2 + CALM) * (args.faults + args.leader_faults);
-    let pulse = Arc::new(Pulse::new(shards, longest));
+    // The timeline is not looked at.
+    let pulse = Arc::new(Pulse::new(shards, Duration::ZERO));
     let mut writers = JoinSet::new();
     for number in 0..args.clients {
         let own = Client::connect(local.endpoints()).await?;
@@ -114,7 +114,8 @@ async fn kill_and_restart(
     let nodes = client.cluster().status().await?.nodes_up;
     let mut primaries = Vec::new();
     for _ in 0..args.faults {
-        let loss = faults::kill_primary(local, client, NAMESPACE, pulse, PATIENCE).await?;
+        let victim = faults::busiest_primary(local, client, NAMESPACE).await?;
+        let loss = faults::kill_primary(local, victim, pulse, PATIENCE).await?;
         if shown {
             eprintln!("{}: {:.0} ms", loss.server, loss.gap_ms);
         }
@@ -123,7 +124,8 @@ async fn kill_and_restart(
     }
     let mut leaders = Vec::new();
     for _ in 0..args.leader_faults {
-        let loss = faults::kill_leader(local, client, pulse, WATCH).await?;
+        let victim = faults::manager_leader(local, client).await?;
+        let loss = faults::kill_leader(local, client, victim, pulse, WATCH).await?;
         if shown {
             eprintln!(
                 "{}: {:.0} ms without an acknowledgement",

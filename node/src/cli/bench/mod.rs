@@ -17,10 +17,11 @@ pub use args::Args;
 
 use super::exit::{Ended, Exit, Trouble};
 use super::faults;
-use super::local::{Local, Plan, START_LIMIT};
+use super::local::{Local, Plan, START_LIMIT, patient_client};
 use anyhow::Context;
 use args::{ClusterArgs, Kind, LoadArgs};
 use understudy_client::Client;
+use understudy_proto::failure::Reason;
 use understudy_proto::v1::NamespacePolicy;
 use understudy_proto::v1::namespace_policy::Mode;
 
@@ -53,7 +54,11 @@ pub async fn run(args: Args) -> Ended {
 
 async fn load(args: &LoadArgs) -> anyhow::Result<()> {
     let (endpoints, pids, local) = match &args.endpoints {
-        Some(endpoints) => (endpoints.clone(), args.pids.clone(), None),
+        Some(endpoints) => {
+            let client = patient_client(endpoints.clone()).await?;
+            make_namespace(&client, &args.cluster, &args.plan.namespace).await?;
+            (endpoints.clone(), args.pids.clone(), None)
+        }
         None => {
             let (local, _) = start(&args.cluster, &args.plan.namespace).await?;
             (local.endpoints(), local.pids(), Some(local))
@@ -74,7 +79,14 @@ async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Cl
         keep: args.keep,
     };
     let local = Local::start(&plan).await?;
-    let client = Client::connect(local.endpoints()).await?;
+    let client = patient_client(local.endpoints()).await?;
+    make_namespace(&client, args, namespace).await?;
+    faults::wait_whole(&client, u32::from(NODES), START_LIMIT).await?;
+    Ok((local, client))
+}
+
+/// One that exists stays as it is.
+async fn make_namespace(client: &Client, args: &ClusterArgs, name: &str) -> anyhow::Result<()> {
     let policy = NamespacePolicy {
         mode: match args.in_sync {
             true => Mode::InSync.into(),
@@ -84,11 +96,13 @@ async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Cl
         shards: args.shards,
         ..Default::default()
     };
-    client
-        .cluster()
-        .create_namespace(namespace, policy, true)
-        .await
-        .with_context(|| format!("the namespace {namespace}"))?;
-    faults::wait_whole(&client, u32::from(NODES), START_LIMIT).await?;
-    Ok((local, client))
+    match client.cluster().create_namespace(name, policy, true).await {
+        Err(error)
+            if error.failure().map(|failure| failure.reason) == Some(Reason::AlreadyExists) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("the namespace {name}")),
+        Ok(_) => Ok(()),
+    }
 }

@@ -16,13 +16,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use understudy_client::{Client, Namespace};
 
 /// Clients that share one connection to each node.
 const CLIENTS_PER_CONNECTION: u32 = 16;
 /// One request in so many is sent a second time after its answer.
 const SENT_AGAIN: u32 = 20;
+/// How long all open requests together are asked for at the end.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The clients while they run.
 #[derive(Debug)]
@@ -168,12 +170,16 @@ pub async fn settle(
     flights: &[Flight],
     pulse: &Pulse,
 ) {
+    let end = Instant::now() + SETTLE_LIMIT;
     let open = ledger.requests.iter_mut().filter(|request| request.unknown);
     for request in open {
         let namespace = &namespaces[request.client as usize];
         let flight = &flights[request.flight];
         let write = flight.reserve(namespace, request.seat, request.id, request.client);
-        let answer = write.await;
+        // What stays open is told in the report.
+        let Ok(answer) = timeout_at(end, write.send()).await else {
+            return;
+        };
         request.note(pulse.now(), &answer);
     }
 }

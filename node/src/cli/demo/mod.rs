@@ -18,7 +18,7 @@ pub use args::Args;
 
 use super::exit::{Ended, Exit, Trouble};
 use super::faults;
-use super::local::{Local, Plan, START_LIMIT};
+use super::local::{Local, Plan, START_LIMIT, patient_client};
 use super::pulse::Pulse;
 use agents::{Agents, settle};
 use airports::Airport;
@@ -127,7 +127,7 @@ async fn play(
     local: &mut Local,
     timeline: &Timeline,
 ) -> anyhow::Result<Report> {
-    let client = Client::connect(local.endpoints()).await?;
+    let client = patient_client(local.endpoints()).await?;
     let imported = prepare(&client, airports, &flights, timeline).await?;
     let shards = client.namespace(FLIGHTS).route().await?.shard_count();
     let pulse = Arc::new(Pulse::new(shards, args.longest_load()));
@@ -189,16 +189,22 @@ async fn faults_under_load(
 ) -> anyhow::Result<Faults> {
     let calm = args.duration() / 4;
     tokio::time::sleep(calm).await;
-    timeline.event("kill -9: the process that is the primary of most shards");
-    let primary = faults::kill_primary(local, client, FLIGHTS, pulse, FAILOVER_PATIENCE).await?;
+    let victim = faults::busiest_primary(local, client, FLIGHTS).await?;
     timeline.event(&format!(
-        "{} (node {}, pid {}) was the primary of {} shards; all have another after {:.0} ms",
-        primary.server,
-        primary.node,
-        primary.pid,
-        primary.shards.len(),
-        primary.gap_ms
+        "kill -9 {}: {} (node {}), the primary of {} shards",
+        victim.pid,
+        victim.server,
+        victim.id,
+        victim.shards.len()
     ));
+    let primary = faults::kill_primary(local, victim, pulse, FAILOVER_PATIENCE).await?;
+    timeline.event(&match primary.not_back.len() {
+        0 => format!(
+            "all of them have another primary, after {:.0} ms",
+            primary.gap_ms
+        ),
+        late => format!("{late} of them have no other primary"),
+    });
     tokio::time::sleep(calm).await;
     local.restart(&primary.server)?;
     timeline.event(&format!("{} is started again", primary.server));
@@ -210,11 +216,15 @@ async fn faults_under_load(
         primary.server,
         repaired.as_secs_f64()
     ));
-    timeline.event("kill -9: the manager leader");
-    let leader = faults::kill_leader(local, client, pulse, LEADER_WATCH).await?;
+    let victim = faults::manager_leader(local, client).await?;
     timeline.event(&format!(
-        "{} (pid {}) led the managers; {} failed writes, longest pause {:.0} ms",
-        leader.server, leader.pid, leader.failed_writes, leader.gap_ms
+        "kill -9 {}: {}, which leads the managers",
+        victim.pid, victim.server
+    ));
+    let leader = faults::kill_leader(local, client, victim, pulse, LEADER_WATCH).await?;
+    timeline.event(&format!(
+        "since then {} failed writes, longest pause {:.0} ms",
+        leader.failed_writes, leader.gap_ms
     ));
     local.restart(&leader.server)?;
     timeline.event(&format!("{} is started again", leader.server));
