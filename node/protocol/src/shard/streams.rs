@@ -59,6 +59,13 @@ impl Streams {
         self.tail.push_back(record);
     }
 
+    /// Whether the copy subscribed under this number before, or under a later one.
+    fn is_overtaken(&self, copy: CopyId, stream: u64) -> bool {
+        self.subscribers
+            .get(&copy)
+            .is_some_and(|known| known.stream >= stream)
+    }
+
     /// How many copies have the record durable.
     pub fn copies_at(&self, pair: Pair) -> u32 {
         self.subscribers
@@ -138,7 +145,11 @@ impl Replica {
         let row = self.row();
         let member =
             row.secondaries.contains(&subscribe.copy) || row.joining.contains(&subscribe.copy);
-        if subscribe.epoch > epoch || !member || !primary.serving {
+        let overtaken = primary
+            .streams
+            .is_overtaken(subscribe.copy, subscribe.stream);
+        if subscribe.epoch > epoch || !member || !primary.serving || overtaken {
+            // A subscription that was overtaken must not take the place of the one that the copy listens to.
             return Ok(());
         }
         if let Some(progress @ (CopyProgress::Objects { .. } | CopyProgress::Dedup { .. })) =
