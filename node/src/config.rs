@@ -51,7 +51,7 @@ section! {
     /// What a process writes about itself on standard error.
     pub struct LogSettings {
         /// error, warn, info, debug, trace, or a filter such as "info,openraft=warn".
-        level: String = "info".to_string(),
+        level: String = "info,openraft=warn".to_string(),
         /// text or json.
         format: String = "text".to_string(),
     }

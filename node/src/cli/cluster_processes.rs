@@ -418,7 +418,8 @@ fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines = text.lines().rev();
     let mut telling = lines.filter(|line| !line.trim().is_empty());
-    telling.next().unwrap_or("it said nothing").to_string()
+    let line = telling.next().unwrap_or("it said nothing");
+    line.trim_start_matches("error: ").to_string()
 }
 
 fn ports_from(base: u16, index: usize) -> Result<Ports, ClusterError> {

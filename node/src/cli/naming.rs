@@ -20,7 +20,7 @@ pub struct Args {
 enum Verb {
     /// List the bindings
     List {
-        /// Only names that start so
+        /// Only this name and those below it
         #[arg(default_value = "")]
         prefix: String,
         #[command(flatten)]
@@ -34,7 +34,7 @@ enum Verb {
     },
     /// Follow the changes, one a line
     Watch {
-        /// Only names that start so
+        /// Only this name and those below it
         #[arg(default_value = "")]
         prefix: String,
         /// Also changes of shards, members and namespaces
@@ -78,7 +78,7 @@ enum Verb {
 
 pub async fn run(args: Args) -> Ended {
     match args.verb {
-        Verb::List { prefix, client } => list(&client.connect().await?, &prefix).await,
+        Verb::List { prefix, client } => list(&client.connect().await?, below(&prefix)).await,
         Verb::Lookup { name, client } => lookup(&client.connect().await?, &name).await,
         Verb::Watch {
             prefix,
@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> Ended {
             after,
             limit,
             client,
-        } => watch(&client.connect().await?, &prefix, all, after, limit).await,
+        } => watch(&client.connect().await?, below(&prefix), all, after, limit).await,
         Verb::Bind {
             name,
             endpoints,
@@ -105,6 +105,11 @@ pub async fn run(args: Args) -> Ended {
         }
         Verb::Unbind { name, client } => unbind(&client.connect().await?, &name).await,
     }
+}
+
+/// `svc/` and `svc` mean the same.
+fn below(prefix: &str) -> &str {
+    prefix.trim_end_matches('/')
 }
 
 fn binding_json(binding: &Binding) -> Value {

@@ -170,7 +170,7 @@ fn from_environment(environment: &[(String, String)], known: &[Described]) -> Ve
     for each in known {
         let name = variable(&each.key);
         for (_, text) in environment.iter().filter(|(given, _)| *given == name) {
-            let value = parse(&each.key, text, &each.default);
+            let value = parse(&name, text, &each.default);
             found.push(
                 value.map(|value| (each.key.clone(), value, Source::Environment(name.clone()))),
             );
@@ -205,7 +205,7 @@ fn mistyped(environment: &[(String, String)]) -> Vec<Problem> {
 fn from_flags(flags: &[Given], known: &[Described]) -> Vec<Found> {
     let found = flags.iter().map(|given| {
         let each = find(&given.key, known)?;
-        let value = parse(&given.key, &given.text, &each.default)?;
+        let value = parse(&given.flag, &given.text, &each.default)?;
         Ok((given.key.clone(), value, Source::Flag(given.flag.clone())))
     });
     found.collect()
