@@ -35,19 +35,24 @@ pub fn values_are_explained(history: &History, values: &[String]) -> Result<(), 
 
 fn written(history: &History) -> Written {
     let mut written = Written::default();
-    for line in history
-        .lines()
-        .iter()
-        .filter(|line| line.kind != Kind::Invoke)
-    {
-        note(&mut written, &line.step, line.kind == Kind::Failed);
+    let mut updates = BTreeMap::new();
+    for line in history.lines() {
+        if matches!(line.step, Step::Update { .. }) {
+            updates.insert(line.request.as_deref(), &line.step);
+        }
+    }
+    for line in history.lines().iter().filter(|l| l.kind != Kind::Invoke) {
+        // Asked again under its id, an update may take effect after it failed at first.
+        let step = match line.step {
+            Step::Again => updates.get(&line.request.as_deref()).copied(),
+            _ => Some(&line.step),
+        };
+        if let Some(step) = step {
+            note(&mut written, step, line.kind == Kind::Failed);
+        }
     }
     // Steps that never ended are open for ever.
-    for line in history
-        .lines()
-        .iter()
-        .filter(|line| line.kind == Kind::Invoke)
-    {
+    for line in history.lines().iter().filter(|l| l.kind == Kind::Invoke) {
         for text in texts(&line.step) {
             written.failed.entry(text).or_insert(false);
         }
@@ -134,5 +139,13 @@ mod tests {
         assert!(is(Kind::Failed, "[1.1]").is_err());
         assert!(is(Kind::Ok, "[1.1][1.1]").is_err());
         assert!(is(Kind::Ok, "[2.1]").is_err());
+        let mut again = history(Kind::Failed);
+        let line = again.lines()[1].clone();
+        again.push(Line {
+            kind: Kind::Ok,
+            step: Step::Again,
+            ..line
+        });
+        assert!(values_are_explained(&again, &["[1.1]".to_string()]).is_ok());
     }
 }
