@@ -83,7 +83,7 @@ impl Managers {
     ) -> Managers {
         let mut dice = Dice::new(seed, Purpose::Managers, 0);
         let apply_permille = *dice.pick(&[30, 150, 600]);
-        let blank_max_us = *dice.pick(&[COMMIT_MAX_US, 60_000, 400_000]);
+        let blank_max_us = *dice.pick(&[COMMIT_MAX_US, 150_000, 1_000_000]);
         let members = (0..count)
             .map(|number| Manager {
                 number,
@@ -221,6 +221,12 @@ impl Managers {
     }
 
     fn elect(&mut self, winner: usize, env: &mut Env) {
+        let blank_us = self.dice.between(COMMIT_MIN_US, self.blank_max_us);
+        self.elect_with(winner, blank_us, env);
+    }
+
+    /// The blank entry of its term commits after that time; until then the winner applies nothing.
+    fn elect_with(&mut self, winner: usize, blank_us: u64, env: &mut Env) {
         self.election_after_us = 0;
         self.salvage_proposals(winner, env);
         self.term += 1;
@@ -233,9 +239,8 @@ impl Managers {
         member.blank_applied = false;
         member.committing = true;
         self.control(winner, Input::Elected { term }, env);
-        let delay = self.dice.between(COMMIT_MIN_US, self.blank_max_us);
         env.after(
-            delay,
+            blank_us,
             Event::Commit {
                 manager: winner,
                 term,
@@ -359,7 +364,8 @@ impl Managers {
             let reached = self
                 .leader
                 .is_some_and(|l| l == number || self.both_ways(l, number, env));
-            let behind = (member.tables.applied() as usize) < self.log.len();
+            let waits = member.leading.is_some() && !member.blank_applied;
+            let behind = (member.tables.applied() as usize) < self.log.len() && !waits;
             if member.runs() && reached && behind && self.dice.permille(self.apply_permille) {
                 let count = 1 + self.dice.index(8);
                 self.apply(number, count, env);
@@ -590,7 +596,8 @@ impl Managers {
     /// That manager wins the next election, if it can win one.
     pub fn make_leader(&mut self, manager: usize, env: &mut Env) {
         if self.leader != Some(manager) && self.has_quorum(manager, env) {
-            self.elect(manager, env);
+            let blank_us = self.dice.between(200_000, 1_000_000);
+            self.elect_with(manager, blank_us, env);
         }
     }
 

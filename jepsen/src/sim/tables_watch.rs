@@ -34,8 +34,18 @@ impl TablesWatch {
             return applied;
         }
         let promotions = promotions(&envelope.command, tables);
+        let stale = stale_rows(&envelope.command, tables);
         let applied = tables.apply(index, envelope);
         self.first.push(applied.clone());
+        for (shard, revision) in stale {
+            if tables
+                .shard(shard)
+                .is_some_and(|row| row.revision != revision)
+            {
+                let what = format!("a stale change of the row of shard {shard} was made");
+                env.check(Err(broken(what)));
+            }
+        }
         self.on_first(tables, index, envelope, &applied, promotions, env);
         applied
     }
@@ -115,6 +125,23 @@ fn row_of(entry: &ShardEntry) -> Row {
         primary: entry.primary,
         listed: listed.collect(),
     }
+}
+
+/// The rows for which the command's only change names another revision than theirs: they have to stay as they are.
+fn stale_rows(command: &Command, tables: &Tables) -> Vec<(ShardId, Revision)> {
+    let Command::ChangeEntries(changes) = command else {
+        return Vec::new();
+    };
+    let stale = changes.iter().filter_map(|change| {
+        let only = changes
+            .iter()
+            .filter(|other| other.shard == change.shard)
+            .count()
+            == 1;
+        let row = tables.shard(change.shard)?;
+        (only && row.revision != change.revision).then_some((change.shard, row.revision))
+    });
+    stale.collect()
 }
 
 /// A promotion that a command asks for, with the candidates as they were.
