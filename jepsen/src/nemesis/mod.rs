@@ -85,6 +85,12 @@ pub enum FaultKind {
         nodes: Vec<usize>,
         loss_permille: u32,
     },
+    /// No node reaches the managers, longer than a lease; then all do, but much is lost between the shard's primary and them:
+    /// it comes back while its failover is under way.
+    Flicker {
+        shard: u32,
+        loss_permille: u32,
+    },
     /// A person wants the node empty, and changes his mind afterwards.
     Drain {
         node: usize,

@@ -21,7 +21,7 @@ pub struct Plan {
     pub faults: Vec<Fault>,
 }
 
-const KINDS: usize = 25;
+const KINDS: usize = 26;
 /// Fewer would not reach the interesting orders of events.
 const FAULTS_MIN: u64 = 5;
 const FAULTS_MAX: u64 = 14;
@@ -108,6 +108,10 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
             loss_permille: dice.between(300, 950) as u32,
         },
         22 => FaultKind::Drain { node },
+        24 => FaultKind::Flicker {
+            shard,
+            loss_permille: dice.between(400, 750) as u32,
+        },
         23 => FaultKind::LoseStore { node },
         _ => FaultKind::Transfer { shard },
     }

@@ -15,6 +15,8 @@ pub enum Remedy {
     ResumeNode(usize),
     ResumeManager(usize),
     Mend(Vec<(Place, Place)>),
+    /// And then these links lose so much, until everything heals.
+    MendAndLose(Vec<(Place, Place)>, Vec<(Place, Place)>, u32),
     /// And then that manager leads.
     MendAndElect(Vec<(Place, Place)>, usize),
     Quiet(Noise),
@@ -126,6 +128,22 @@ impl World {
                 }
                 Some(Remedy::Steady(pairs))
             }
+            FaultKind::Flicker {
+                shard,
+                loss_permille,
+            } => {
+                let primary = Place::Node(self.primary_of(shard)?);
+                let nodes = (0..self.hosts.len()).map(Place::Node);
+                let managers = self.managers.count();
+                let each = |node| (0..managers).map(move |m| (node, Place::Manager(m)));
+                let pairs: Vec<(Place, Place)> = nodes.flat_map(each).collect();
+                let of_primary = each(primary).flat_map(|(node, m)| [(node, m), (m, node)]);
+                let links = of_primary.collect();
+                match self.cut_both(pairs)? {
+                    Remedy::Mend(pairs) => Some(Remedy::MendAndLose(pairs, links, loss_permille)),
+                    remedy => Some(remedy),
+                }
+            }
             FaultKind::Drain { node } => {
                 self.drain(node, true);
                 Some(Remedy::KeepInUse(node))
@@ -183,6 +201,13 @@ impl World {
             Remedy::StartManager(manager) => self.managers.restart(manager, &mut self.env),
             Remedy::ResumeNode(node) => self.hosts[node].resume(&mut self.env),
             Remedy::ResumeManager(manager) => self.managers.resume(manager, &mut self.env),
+            Remedy::MendAndLose(pairs, links, loss_permille) => {
+                self.undo(Remedy::Mend(pairs));
+                for (one, other) in links {
+                    let loss = Some(loss_permille);
+                    self.env.network.set_flaky(one, other, loss);
+                }
+            }
             Remedy::MendAndElect(pairs, manager) => {
                 self.undo(Remedy::Mend(pairs));
                 self.managers.make_leader(manager, &mut self.env);
