@@ -106,7 +106,9 @@ pub enum Parcel {
     Fetch {
         after: Revision,
     },
+    /// What changed after one revision, up to another.
     Rows {
+        after: Revision,
         revision: Revision,
         rows: Vec<(ShardId, ShardEntry)>,
     },
@@ -166,7 +168,11 @@ impl Parcel {
             Parcel::Told { id, answer } => format!("told {} {:?}", id.sequence, answer.is_ok()),
             Parcel::NotLeading { id } => format!("not leading {}", id.sequence),
             Parcel::Fetch { after } => format!("fetch after {after}"),
-            Parcel::Rows { revision, rows } => format!("{} rows at {revision}", rows.len()),
+            Parcel::Rows {
+                after,
+                revision,
+                rows,
+            } => format!("{} rows after {after} at {revision}", rows.len()),
             Parcel::Execute {
                 call,
                 shard,

@@ -457,7 +457,11 @@ impl Managers {
                     env.send(
                         Place::Manager(manager),
                         from,
-                        Parcel::Rows { revision, rows },
+                        Parcel::Rows {
+                            after,
+                            revision,
+                            rows,
+                        },
                     );
                 }
             }

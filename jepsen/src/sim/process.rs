@@ -424,7 +424,12 @@ impl Running {
                     self.step(shard, Input::Message { from, message }, turn);
                 }
             }
-            Parcel::Rows { revision, rows } => self.on_rows(revision, rows, turn),
+            // An answer to the process before this one starts too late.
+            Parcel::Rows {
+                after,
+                revision,
+                rows,
+            } if after <= self.known => self.on_rows(revision, rows, turn),
             Parcel::Seal(request) if request.to == self.id => self.on_seal(from, request, turn),
             Parcel::HandOver(request) if request.to == self.id => {
                 self.on_hand_over(from, request, turn);
