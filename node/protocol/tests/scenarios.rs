@@ -31,6 +31,7 @@ macro_rules! stories {
 stories! {
     a_chain_of_failovers
     a_clean_hand_over
+    a_copy_that_comes_back_is_not_taken_for_itself
     a_deleted_copy_keeps_its_promise
     a_failed_precondition_is_an_outcome
     a_failover_cuts_off_a_tail
