@@ -1,7 +1,7 @@
 //! All of a story: machines, messages under way, the shard's row, time, and the commands that move them.
 //!
 //! Decides nothing: a command is one stimulus to one replica, or several in a fixed order, and the trace says what came of
-//! each. The numbered invariants look on; what breaks one fails, whatever the file expects.
+//! each. Those invariants that one shard's copies can show look on; what breaks one fails, whatever the file expects.
 
 use super::command::{Parsed, Words, number, write};
 use super::machine::{Machine, SHARD};
