@@ -78,6 +78,9 @@ pub struct Replica {
     ends: VecDeque<(u64, Pair, u64)>,
     assignment: Option<Assignment>,
     pub(super) role: Role,
+    /// The number of the last subscription. A process never draws one twice, whatever becomes of its copy in between: streams
+    /// of other epochs, of earlier starts and of a copy that was deleted since must not be taken for the newest one.
+    pub(super) streams: u64,
     /// Seals whose promise is on its way to the disk.
     seals: Vec<(u64, Caller, SealedCopy)>,
     next_ask: Instant,
@@ -125,6 +128,7 @@ impl Replica {
             ends: VecDeque::new(),
             assignment: None,
             role: Role::Idle,
+            streams: me.incarnation.0 << 32,
             seals: Vec::new(),
             next_ask: now,
             followed: Epoch::ZERO,

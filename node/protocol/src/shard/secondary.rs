@@ -67,8 +67,7 @@ impl Replica {
             epoch,
             primary,
             phase: Phase::Subscribing,
-            // Streams of different epochs and process starts must not be taken for each other.
-            stream: self.me.incarnation.0 << 32,
+            stream: self.streams,
             progress: context.now,
         });
         self.subscribe(context, out);
@@ -86,8 +85,10 @@ impl Replica {
         let (position, checksum) = (side.position, side.checksum);
         let epoch_starts = contents.epoch_starts.clone();
         let copy = self.copy();
+        self.streams += 1;
+        let stream = self.streams;
         let secondary = self.secondary_mut();
-        secondary.stream += 1;
+        secondary.stream = stream;
         secondary.progress = context.now;
         secondary.phase = Phase::Subscribing;
         let message = Message::Subscribe(Subscribe {

@@ -410,6 +410,13 @@ impl Replica {
             .streams
             .subscribers
             .retain(|copy, _| row.secondaries.contains(copy) || row.joining.contains(copy));
+        for copy in &row.joining {
+            // It may have been deleted and placed again since the last row that came here. What is there still, it
+            // acknowledges upon the pulse.
+            if let Some(subscriber) = primary.streams.subscribers.get_mut(copy) {
+                subscriber.acknowledged = Pair::ZERO;
+            }
+        }
         // New members learn of their primary from its pulse; the next one is due at once.
         primary.streams.next_pulse = context.now;
         self.pulse(context, out);

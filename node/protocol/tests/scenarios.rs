@@ -1,0 +1,134 @@
+//! The stories in `node/protocol/scenarios/`: commands and what the real replicas do upon them, as transcripts for people.
+//!
+//! One test a file. The replicas are the real ones, over the in-memory store; what is here only schedules, and writes down.
+//! `docs/testing.md` has the commands. With `UNDERSTUDY_REWRITE=1` the expected parts are rewritten instead of compared.
+
+mod scenarios {
+    pub mod cast;
+    pub mod command;
+    pub mod machine;
+    pub mod managers;
+    pub mod network;
+    pub mod script;
+    pub mod show;
+    pub mod trace;
+    pub mod world;
+}
+
+use scenarios::{script::Script, world::World};
+use std::path::{Path, PathBuf};
+
+/// Cargo starts a test in its package's folder.
+const FOLDER: &str = "scenarios";
+
+macro_rules! stories {
+    ($($name:ident)*) => {
+        const STORIES: &[&str] = &[$(stringify!($name),)*];
+        $(#[test] fn $name() { tell(stringify!($name)); })*
+    };
+}
+
+stories! {
+    a_chain_of_failovers
+    a_clean_hand_over
+    a_copy_that_comes_back_is_not_taken_for_itself
+    a_deleted_copy_keeps_its_promise
+    a_failed_precondition_is_an_outcome
+    a_failover_cuts_off_a_tail
+    a_full_copy_is_interrupted_and_resumed
+    a_rebuilt_copy_keeps_its_orphans
+    a_repeated_request_gets_the_first_answer
+    a_restarted_primary_never_numbers_on
+    a_secondary_takes_records_only_in_order
+    a_write_streams_and_is_acknowledged
+    an_undo_survives_a_crash
+    reads_see_the_disk_and_conditions_see_the_newest
+    the_log_is_trimmed_by_need_and_size
+    without_a_lease_a_primary_answers_nothing
+}
+
+#[test]
+fn every_file_is_told() {
+    let told: Vec<PathBuf> = STORIES.iter().map(|name| path_of(name)).collect();
+    let mut untold: Vec<PathBuf> = std::fs::read_dir(FOLDER)
+        .expect("the folder with the stories is there")
+        .map(|entry| entry.expect("its entries can be read").path())
+        .filter(|path| !told.contains(path))
+        .collect();
+    untold.sort();
+    assert!(
+        untold.is_empty(),
+        "not in the list of stories of tests/scenarios.rs: {untold:?}"
+    );
+}
+
+/// What running this text says; `None`: it is as it happens.
+fn wrong_with(text: &str) -> Option<String> {
+    let path = Path::new("a_story.txt");
+    let told =
+        Script::parse(text).and_then(|mut script| script.run(path, &mut World::new(), false));
+    told.err()
+}
+
+#[test]
+fn what_is_wrong_in_a_story_is_said_with_its_line() {
+    let starts = "# A copy.\ncopies n1\n    n1 starts as process 1, at 0.0, promise 0\n";
+    assert_eq!(wrong_with(starts), None);
+    for (more, said) in [
+        ("wait n1\n", ":4: wait n1\n    no command is called 'wait'"),
+        ("tick n2\n", ":4: tick n2\n    there is no n2"),
+        ("start n1 now\n", ":4: start n1 now\n    n1 runs"),
+        (
+            "network now\n",
+            ":4: network now\n    'now' is not understood here",
+        ),
+        (
+            "time 5 by=n1\n",
+            ":4: time 5 by=n1\n    the option 'by=' is not understood here",
+        ),
+        (
+            "persist n1\n",
+            ":4: persist n1\n    n1 has nothing to persist",
+        ),
+        ("\n    n1 dies\n", ":5: this follows no command"),
+        ("  n1 dies\n", ":4: what happens is indented by four spaces"),
+        ("time 5\n    too much\n", ":4: time 5\n-    too much\n"),
+        ("network\n", ":4: network\n+    nothing is under way\n"),
+    ] {
+        let wrong = wrong_with(&format!("{starts}{more}")).unwrap_or_default();
+        assert!(wrong.starts_with(said), "{more:?} gives {wrong}");
+    }
+    assert!(wrong_with("copies n1\n").is_some_and(|wrong| wrong.contains("opens with a comment")));
+}
+
+fn path_of(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("{name}.txt"))
+}
+
+fn tell(name: &str) {
+    choose_mutant();
+    let path = path_of(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let wrong = |failure: String| format!("\n{}{failure}", path.display());
+    let mut script = Script::parse(&text).unwrap_or_else(|failure| panic!("{}", wrong(failure)));
+    let rewrite = std::env::var_os("UNDERSTUDY_REWRITE").is_some();
+    let told = script.run(&path, &mut World::new(), rewrite);
+    if rewrite && script.to_string() != text {
+        std::fs::write(&path, script.to_string()).expect("the story can be rewritten");
+    }
+    told.unwrap_or_else(|failure| panic!("{}", wrong(failure)));
+}
+
+/// A mistake built in on purpose, to see which stories notice it.
+#[cfg(feature = "mutants")]
+fn choose_mutant() {
+    use understudy_protocol::mutant::{Mutant, choose};
+    if let Ok(name) = std::env::var("UNDERSTUDY_MUTANT") {
+        let mutant = Mutant::parse(&name);
+        assert!(mutant.is_some(), "no mutant is called '{name}'");
+        choose(mutant);
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+fn choose_mutant() {}

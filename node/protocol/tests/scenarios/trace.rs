@@ -1,0 +1,369 @@
+//! Effects, messages and values as one line each, in the words of the commands. Nothing here decides anything.
+
+use bytes::Bytes;
+use understudy_proto::failure::Failure;
+use understudy_proto::{NodeId, Pair, RequestId};
+use understudy_protocol::effect::{Answer, Ask, SealedCopy};
+use understudy_protocol::object::{Object, Value};
+use understudy_protocol::record::{Body, EncodedRecord, Record};
+use understudy_protocol::request::{FailedOp, Op, OpResult, Outcome, Precondition};
+use understudy_protocol::shard::message::{BranchMode, Message};
+use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
+
+pub fn list<T>(
+    items: impl IntoIterator<Item = T>,
+    separator: &str,
+    one: impl Fn(T) -> String,
+) -> String {
+    items
+        .into_iter()
+        .map(one)
+        .collect::<Vec<_>>()
+        .join(separator)
+}
+
+pub fn nodes(nodes: impl IntoIterator<Item = NodeId>) -> String {
+    list(nodes, " ", |node| format!("n{node}"))
+}
+
+pub fn pairs<'a>(pairs: impl IntoIterator<Item = &'a Pair>) -> String {
+    let text = list(pairs, " ", |pair| pair.to_string());
+    if text.is_empty() {
+        "none".to_string()
+    } else {
+        text
+    }
+}
+
+// ---- effects
+
+/// Longer batches stand on several lines, one for each change.
+const LINE_MAX: usize = 120;
+
+pub fn batch(batch: &Batch) -> Vec<String> {
+    let head = format!("writes batch {}:", batch.number);
+    let changes: Vec<String> = batch.changes.iter().map(change).collect();
+    let line = format!("{head} {}", changes.join(", "));
+    match line.len() {
+        ..LINE_MAX => vec![line],
+        _ => std::iter::once(head)
+            .chain(changes.into_iter().map(|c| format!("  {c}")))
+            .collect(),
+    }
+}
+
+fn change(change: &StoreChange) -> String {
+    match change {
+        StoreChange::AppendRecord {
+            generation,
+            record: r,
+        } => staged(*generation, format!("record {}", record(r))),
+        StoreChange::PutObject {
+            generation,
+            key,
+            object: o,
+        } => staged(*generation, object(key, o.as_ref())),
+        StoreChange::PutDedup {
+            generation,
+            id,
+            entry: Some(entry),
+        } => staged(
+            *generation,
+            format!("dedup {} at {}", request_id(*id), entry.pair),
+        ),
+        StoreChange::PutDedup {
+            generation,
+            id,
+            entry: None,
+        } => staged(*generation, format!("no dedup {}", request_id(*id))),
+        StoreChange::PutMeta(found) => meta(found),
+        StoreChange::MoveToOrphans { record, .. } => format!("{} to the orphan log", record.pair),
+        StoreChange::RemoveRecord { version, .. } => format!("version {version} out of the log"),
+        StoreChange::DropOrphan { pair } => format!("{pair} out of the orphan log"),
+        StoreChange::TrimLog { upto, .. } => format!("the log up to version {upto} goes"),
+        StoreChange::DropGeneration { generation } => format!("generation {generation} goes"),
+        StoreChange::DropCopy => "the copy goes".to_string(),
+    }
+}
+
+/// Which generation of the copy, but for the first.
+fn staged(generation: u32, text: String) -> String {
+    match generation {
+        0 => text,
+        _ => format!("{text} (generation {generation})"),
+    }
+}
+
+fn meta(meta: &Meta) -> String {
+    let mut text = format!(
+        "promise {}, epochs {}",
+        meta.promise,
+        pairs(&meta.live.epoch_starts)
+    );
+    if meta.live.base != Pair::ZERO {
+        text += &format!(", log after {}", meta.live.base);
+    }
+    if meta.live.generation > 0 {
+        text += &format!(", generation {}", meta.live.generation);
+    }
+    if let Some(staging) = &meta.staging {
+        text += &format!(
+            ", generation {} beside it: {}",
+            staging.contents.generation,
+            progress(&staging.progress)
+        );
+    }
+    text
+}
+
+pub fn progress(progress: &CopyProgress) -> String {
+    match progress {
+        CopyProgress::Objects { after: None } => "objects".to_string(),
+        CopyProgress::Objects { after: Some(key) } => format!("objects after {}", text(key)),
+        CopyProgress::Dedup { after: None } => "dedup".to_string(),
+        CopyProgress::Dedup { after: Some(id) } => format!("dedup after {}", request_id(*id)),
+        CopyProgress::Records => "records".to_string(),
+    }
+}
+
+pub fn message(message: &Message) -> String {
+    let epoch = message.epoch();
+    match message {
+        Message::Subscribe(m) => {
+            let copying = m
+                .copying
+                .as_ref()
+                .map(|p| format!(", copying {}", progress(p)));
+            format!(
+                "subscribe from {}, epochs {}{} (epoch {epoch}, stream {})",
+                m.position,
+                pairs(&m.epoch_starts),
+                copying.unwrap_or_default(),
+                stream(m.stream)
+            )
+        }
+        Message::Branch(m) => {
+            let mode = match m.mode {
+                BranchMode::Records => "records follow",
+                BranchMode::Undo => "undo what is after it",
+                BranchMode::Rebuild => "a full copy is needed",
+            };
+            format!(
+                "branch: shared up to {}, {mode} (epoch {epoch}, stream {})",
+                m.cut,
+                stream(m.stream)
+            )
+        }
+        Message::Records(m) => {
+            let sent = list(&m.records, " ", |record| record.pair.to_string());
+            format!(
+                "records {sent} (epoch {epoch}, stream {})",
+                stream(m.stream)
+            )
+        }
+        Message::Ack(m) => format!(
+            "ack {} (epoch {epoch}, stream {})",
+            m.position,
+            stream(m.stream)
+        ),
+        Message::CopyChunk(m) => {
+            let objects = list(&m.objects, ", ", |(key, o)| object(key, Some(o)));
+            let dedup = list(&m.dedup, " ", |(id, _)| request_id(*id));
+            let pieces = [objects, dedup]
+                .into_iter()
+                .filter(|piece| !piece.is_empty());
+            format!(
+                "chunk of {}: {} (then {}; read at {}, epoch {epoch}, stream {})",
+                progress(&m.continues),
+                list(pieces, ", ", |piece| piece),
+                progress(&m.then),
+                m.at,
+                stream(m.stream)
+            )
+        }
+        Message::Pulse(m) => format!(
+            "pulse: at {}, log after {} (epoch {epoch})",
+            m.position, m.base
+        ),
+        Message::Reject(_) => format!("reject (epoch {epoch})"),
+    }
+}
+
+/// Process start and number: a copy draws its streams from both.
+fn stream(stream: u64) -> String {
+    format!("{}/{}", stream >> 32, stream & 0xffff_ffff)
+}
+
+pub fn answer(answer: &Result<Answer, Failure>) -> String {
+    match answer {
+        Ok(a) => {
+            let duplicate = if a.duplicate { ", a duplicate" } else { "" };
+            let copies = match a.copies_durable {
+                0 => String::new(),
+                1 => ", also at 1 secondary".to_string(),
+                copies => format!(", also at {copies} secondaries"),
+            };
+            format!("{} at {}{duplicate}{copies}", outcome(&a.outcome), a.pair)
+        }
+        Err(failure) => failed(failure),
+    }
+}
+
+pub fn failed(failure: &Failure) -> String {
+    let facts = list(&failure.metadata, "", |(name, fact)| {
+        format!(", {name} {fact}")
+    });
+    format!(
+        "{}, applied: {}{facts}",
+        failure.reason,
+        failure.applied.as_str()
+    )
+}
+
+pub fn ask(ask: &Ask) -> String {
+    match ask {
+        Ask::NewEpoch { epoch } => format!("for an epoch after {epoch}"),
+        Ask::Complete { epoch, copy } => {
+            format!("to let n{} be a secondary (epoch {epoch})", copy.node)
+        }
+        Ask::TooFarBehind { epoch, copy } => {
+            format!("to mark n{} as joining (epoch {epoch})", copy.node)
+        }
+    }
+}
+
+pub fn sealed(answer: &SealedCopy) -> String {
+    match answer {
+        SealedCopy::Promised {
+            epoch,
+            position,
+            complete,
+        } => {
+            let whole = if *complete {
+                "complete"
+            } else {
+                "not complete"
+            };
+            format!("promised epoch {epoch}, at {position}, {whole}")
+        }
+        SealedCopy::Higher { epoch } => format!("promised epoch {epoch} before"),
+        SealedCopy::NotHandedOver => "not handed over, goes on".to_string(),
+    }
+}
+
+// ---- contents
+
+/// A record: its pair, the request, and what it came to.
+pub fn record(record: &EncodedRecord) -> String {
+    let (decoded, _) = Record::decode(&record.bytes).expect("a stored record can be read");
+    match decoded.body {
+        Body::EpochStart => format!("{} epoch start", record.pair),
+        Body::Request(body) => {
+            let conditions = list(&body.preconditions, "", |p| {
+                format!("if {}; ", precondition(p))
+            });
+            let ops = list(&body.ops, "; ", op);
+            let id = request_id(body.id);
+            format!(
+                "{} {id} [{conditions}{ops}] {}",
+                record.pair,
+                outcome(&body.outcome)
+            )
+        }
+    }
+}
+
+pub fn request_id(id: RequestId) -> String {
+    format!("c{}:{}", id.client.0, id.sequence)
+}
+
+fn op(op: &Op) -> String {
+    match op {
+        Op::Put { key, value } => format!("put {} {}", text(key), text(value)),
+        Op::Delete { key } => format!("delete {}", text(key)),
+        Op::SetComponent { key, name, value } => {
+            format!("set {} {} {}", text(key), text(name), text(value))
+        }
+        Op::RemoveComponent { key, name } => format!("remove {} {}", text(key), text(name)),
+        Op::Add { key, delta, .. } => format!("add {} {delta}", text(key)),
+        Op::Append { key, data, .. } => format!("append {} {}", text(key), text(data)),
+        Op::Get { key } => format!("get {}", text(key)),
+    }
+}
+
+fn precondition(precondition: &Precondition) -> String {
+    let key = text(precondition.key());
+    match precondition {
+        Precondition::LastPair { pair, .. } => format!("{key} at {pair}"),
+        Precondition::ComponentValue { value: v, .. } => format!("{key} is {}", value(v)),
+        Precondition::Absent { absent: true, .. } => format!("{key} absent"),
+        Precondition::Absent { absent: false, .. } => format!("{key} present"),
+    }
+}
+
+pub fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Applied(results) => format!("applied ({})", list(results, ", ", result)),
+        Outcome::ConditionFailed(index) => format!("condition {} failed", index + 1),
+        Outcome::Failed(index, why) => {
+            let why = match why {
+                FailedOp::WrongKind => "wrong kind of value",
+                FailedOp::Overflow => "overflow",
+                FailedOp::TooLarge => "too large",
+            };
+            format!("operation {} failed: {why}", index + 1)
+        }
+    }
+}
+
+fn result(result: &OpResult) -> String {
+    match result {
+        OpResult::Existed(true) => "was there".to_string(),
+        OpResult::Existed(false) => "was absent".to_string(),
+        OpResult::Counter(counter) => format!("counter {counter}"),
+        OpResult::Length(length) => format!("length {length}"),
+        OpResult::Object(None) => "absent".to_string(),
+        OpResult::Object(Some(object)) => list(&object.components, " ", |c| value(&c.value)),
+    }
+}
+
+/// `x=a`, with names where an object has more than its plain value.
+pub fn object(key: &Bytes, object: Option<&Object>) -> String {
+    let key = text(key);
+    match object {
+        None => format!("{key} absent"),
+        Some(object) => list(&object.components, " ", |component| {
+            let dot = if component.name.is_empty() { "" } else { "." };
+            format!(
+                "{key}{dot}{}={}",
+                text(&component.name),
+                value(&component.value)
+            )
+        }),
+    }
+}
+
+fn value(value: &Value) -> String {
+    match value {
+        Value::Data(data) => text(data),
+        Value::Counter(counter) => counter.to_string(),
+    }
+}
+
+/// Text as it is; what is long and of one letter as the commands write it.
+pub fn text(bytes: &Bytes) -> String {
+    match bytes.first() {
+        Some(first) if bytes.len() > 20 && bytes.iter().all(|byte| byte == first) => {
+            format!("{}*{}", first.escape_ascii(), bytes.len())
+        }
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+pub fn numbers(numbers: impl IntoIterator<Item = u64>) -> String {
+    match numbers.into_iter().collect::<Vec<_>>()[..] {
+        [] => "nothing".to_string(),
+        [one] => format!("batch {one}"),
+        [first, .., last] => format!("batches {first} to {last}"),
+    }
+}

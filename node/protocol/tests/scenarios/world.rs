@@ -1,0 +1,371 @@
+//! All of a story: machines, messages under way, the shard's row, time, and the commands that move them.
+//!
+//! Decides nothing: a command is one stimulus to one replica, or several in a fixed order, and the trace says what came of
+//! each. Those invariants that one shard's copies can show look on; what breaks one fails, whatever the file expects.
+
+use super::command::{Parsed, Words, number, write};
+use super::machine::{Machine, SHARD};
+use super::managers::NamedRow;
+use super::{show, trace};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use understudy_proto::NodeId;
+use understudy_protocol::effect::{Caller, Effect, Input};
+use understudy_protocol::invariants::{Checked, Holder, Invariants};
+use understudy_protocol::request::Request;
+use understudy_protocol::shard::message::Message;
+use understudy_protocol::shard::{ReadLevel, Settings};
+use understudy_protocol::time::{Duration, Instant};
+
+pub struct World {
+    pub(super) now: Instant,
+    pub(super) settings: Settings,
+    pub(super) machines: BTreeMap<NodeId, Machine>,
+    pub(super) network: BTreeMap<(NodeId, NodeId), VecDeque<Message>>,
+    pub(super) row: Option<NamedRow>,
+    callers: Vec<Call>,
+    pub(super) trace: Vec<Line>,
+    pub(super) invariants: Invariants,
+    violation: Option<String>,
+}
+
+/// A line of the trace, and whether it is for somebody outside the shard's copies.
+pub(super) struct Line {
+    pub text: String,
+    pub outside: bool,
+}
+
+/// Who waits for an answer, by the number of its caller.
+struct Call {
+    name: String,
+    request: Option<Request>,
+}
+
+impl World {
+    pub fn new() -> World {
+        World {
+            now: Instant::ZERO,
+            settings: Settings {
+                interval: Duration::from_millis(100),
+                log_bytes: 64 * 1024 * 1024,
+                log_age: Duration::from_millis(3_600_000),
+            },
+            machines: BTreeMap::new(),
+            network: BTreeMap::new(),
+            row: None,
+            callers: Vec::new(),
+            trace: Vec::new(),
+            invariants: Invariants::default(),
+            violation: None,
+        }
+    }
+
+    /// What happened since the last call, as lines.
+    pub fn take_trace(&mut self) -> Vec<String> {
+        self.trace.drain(..).map(|line| line.text).collect()
+    }
+
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// Runs one command. `Err`: it is not understood, or cannot be done here.
+    pub fn run(&mut self, line: &str) -> Parsed<()> {
+        if let Some(command) = line.strip_prefix("quietly ") {
+            self.run(command)?;
+            self.trace.retain(|line| line.outside);
+            return Ok(());
+        }
+        let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if name == "write" {
+            return self.write(rest);
+        }
+        let mut words = Words::new(rest);
+        match name {
+            "copies" => self.copies(&mut words)?,
+            "cluster" => self.cluster(&mut words)?,
+            "row" => self.new_row(&mut words)?,
+            "tell" => self.tell(words.next_node()?)?,
+            "lease" => self.lease(&mut words)?,
+            "read" => self.read(&mut words)?,
+            "persist" => {
+                let node = words.next_node()?;
+                self.sync(node, words.next_number()?)?;
+                self.report(node)?;
+            }
+            "sync" => self.sync(words.next_node()?, words.next_number()?)?,
+            "report" => self.report(words.next_node()?)?,
+            "deliver" => self.deliver(&mut words)?,
+            "drop" => self.drop_messages(&mut words)?,
+            "repeat" => self.repeat(&mut words)?,
+            "defer" => self.defer(&mut words)?,
+            "network" => self.show_network(),
+            "settle" => self.settle()?,
+            "time" => {
+                self.now = self.now + Duration::from_millis(number(words.next("milliseconds")?)?)
+            }
+            "tick" => self.tick(words.all_nodes()?)?,
+            "seal" => self.seal(&mut words)?,
+            "delete" => self.delete(&mut words)?,
+            "crash" => self.crash(&mut words)?,
+            "start" => self.start(words.next_node()?)?,
+            "show" => {
+                let lines = show::show(
+                    self.machine(words.next_node()?)?,
+                    words.next("what to show")?,
+                )?;
+                lines.into_iter().for_each(|line| self.say(line));
+            }
+            "compare" => self.compare(&words.all_nodes()?)?,
+            _ => return Err(format!("no command is called '{name}'")),
+        }
+        words.finish()?;
+        self.check_holders();
+        Ok(())
+    }
+
+    // ---- clients
+
+    fn write(&mut self, text: &str) -> Parsed<()> {
+        let write = write(text)?;
+        let id = trace::request_id(write.request.id);
+        let times = self.callers.iter().filter(|call| {
+            call.request
+                .as_ref()
+                .is_some_and(|request| request.id == write.request.id)
+        });
+        let name = match times.count() {
+            0 => id,
+            before => format!("{id} (call {})", before + 1),
+        };
+        self.say(format!("n{} is asked {name}", write.node));
+        let caller = self.call(name, Some(write.request.clone()));
+        let deadline = self.now + Duration::from_millis(write.within_ms);
+        let (request, copies) = (write.request, write.copies);
+        self.step(
+            write.node,
+            Input::Write {
+                caller,
+                request,
+                copies,
+                deadline,
+            },
+        )
+    }
+
+    pub(super) fn call(&mut self, name: String, request: Option<Request>) -> Caller {
+        self.callers.push(Call { name, request });
+        Caller(self.callers.len() as u64 - 1)
+    }
+
+    fn read(&mut self, words: &mut Words) -> Parsed<()> {
+        let node = words.next_node()?;
+        let key = Bytes::copy_from_slice(words.next("a key")?.as_bytes());
+        let level = match words.option("level") {
+            None => ReadLevel::Primary,
+            Some("any") => ReadLevel::Any,
+            Some(other) => return Err(format!("no read level is called '{other}'")),
+        };
+        let now = self.now;
+        let machine = self.machine(node)?;
+        let process = machine.process();
+        match machine.read(now, std::slice::from_ref(&key), level)? {
+            Ok(answer) => {
+                let found = trace::object(&key, answer.objects[0].as_ref());
+                self.say_outside(format!("n{node} answers: {found}, token {}", answer.token));
+                let read = self.invariants.on_read(process, SHARD, answer.token);
+                self.check(read);
+                if level == ReadLevel::Primary {
+                    self.check_served(node)?;
+                }
+            }
+            Err(failure) => {
+                self.say_outside(format!("n{node} refuses: {}", trace::failed(&failure)))
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, nodes: Vec<NodeId>) -> Parsed<()> {
+        let nodes = if nodes.is_empty() {
+            self.running()
+        } else {
+            nodes
+        };
+        for node in nodes {
+            let before = self.trace.len();
+            self.say(format!("n{node} ticks"));
+            self.step(node, Input::Tick)?;
+            if self.trace.len() == before + 1 {
+                self.trace.pop();
+            }
+        }
+        Ok(())
+    }
+
+    // ---- one step, and what comes of it
+
+    pub(super) fn step(&mut self, node: NodeId, input: Input) -> Parsed<()> {
+        let now = self.now;
+        let effects = self.machine_mut(node)?.step(now, input)?;
+        for effect in effects {
+            self.carry_out(node, effect)?;
+        }
+        let machine = self.machine(node)?;
+        let serving = machine
+            .replica
+            .as_ref()
+            .and_then(|replica| replica.report().serving);
+        if let Some(epoch) = serving {
+            let serves = self
+                .invariants
+                .on_serving(self.machine(node)?.process(), SHARD, epoch);
+            self.check(serves);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, node: NodeId, effect: Effect) -> Parsed<()> {
+        match effect {
+            Effect::Persist(batch) => {
+                let mut lines = trace::batch(&batch).into_iter();
+                let head = lines.next().unwrap_or_default();
+                self.say(format!("  n{node} {head}"));
+                lines.for_each(|line| self.say(format!("  {line}")));
+                let machine = self.machines.get_mut(&node).ok_or_else(|| unknown(node))?;
+                let formed = self.invariants.on_formed(machine.copy(), &batch);
+                machine.unsynced.push_back(batch.clone());
+                machine
+                    .store
+                    .write(batch)
+                    .map_err(|reason| reason.to_string())?;
+                self.check(formed);
+            }
+            Effect::Send { to, message } => {
+                self.say(format!("  n{node} -> n{to}: {}", trace::message(&message)));
+                self.network
+                    .entry((node, to))
+                    .or_default()
+                    .push_back(message);
+            }
+            Effect::Reply { caller, answer } => {
+                let call = &self.callers[caller.0 as usize];
+                let (name, request) = (call.name.clone(), call.request.clone());
+                let verb = if answer.is_ok() { "answers" } else { "refuses" };
+                self.say_outside(format!(
+                    "  n{node} {verb} {name}: {}",
+                    trace::answer(&answer)
+                ));
+                if let (Ok(answer), Some(request)) = (&answer, request) {
+                    self.check_served(node)?;
+                    let process = self.machine(node)?.process();
+                    let answered = self.invariants.on_answer(process, SHARD, &request, answer);
+                    self.check(answered);
+                }
+            }
+            Effect::Sealed { answer, .. } => {
+                self.say_outside(format!(
+                    "  n{node} tells the managers: {}",
+                    trace::sealed(&answer)
+                ));
+            }
+            Effect::Ask(ask) => {
+                self.say_outside(format!("  n{node} asks the managers {}", trace::ask(&ask)));
+            }
+            Effect::Broken(error) => self.say_outside(format!("  n{node} IS BROKEN: {error}")),
+        }
+        Ok(())
+    }
+
+    // ---- the invariants look on
+
+    pub(super) fn check(&mut self, checked: Checked) {
+        if let Err(violation) = checked {
+            self.violation.get_or_insert_with(|| violation.to_string());
+        }
+    }
+
+    pub(super) fn check_served(&mut self, node: NodeId) -> Parsed<()> {
+        let now = self.now;
+        let machine = self.machine(node)?;
+        let serving = machine
+            .replica
+            .as_ref()
+            .and_then(|replica| replica.report().serving);
+        let holds = machine.holds(now).is_some();
+        let served = self
+            .invariants
+            .on_served(machine.process(), SHARD, serving, holds);
+        self.check(served);
+        Ok(())
+    }
+
+    fn check_holders(&mut self) {
+        let holders = self.machines.values().filter_map(|machine| {
+            let epoch = machine.holds(self.now)?;
+            Some(Holder {
+                process: machine.process(),
+                epoch,
+            })
+        });
+        let holders: Vec<Holder> = holders.collect();
+        let one = self.invariants.on_holders(SHARD, &holders);
+        self.check(one);
+    }
+
+    fn compare(&mut self, nodes: &[NodeId]) -> Parsed<()> {
+        let machines = nodes
+            .iter()
+            .map(|node| self.machine(*node))
+            .collect::<Parsed<Vec<_>>>()?;
+        let checked: Vec<Checked> = machines
+            .iter()
+            .map(|machine| {
+                self.invariants
+                    .check_copy(machine.copy(), SHARD, &machine.store)
+            })
+            .collect();
+        let found = show::compare(&machines)?;
+        self.say(format!("{}: {found}", trace::nodes(nodes.iter().copied())));
+        checked.into_iter().for_each(|checked| self.check(checked));
+        let kept = self.invariants.check_acknowledged(SHARD);
+        self.check(kept);
+        Ok(())
+    }
+
+    // ---- small things
+
+    pub(super) fn say(&mut self, text: String) {
+        self.trace.push(Line {
+            text,
+            outside: false,
+        });
+    }
+
+    pub(super) fn say_outside(&mut self, text: String) {
+        self.trace.push(Line {
+            text,
+            outside: true,
+        });
+    }
+
+    pub(super) fn running(&self) -> Vec<NodeId> {
+        let running = self
+            .machines
+            .values()
+            .filter(|machine| machine.replica.is_some());
+        running.map(|machine| machine.node).collect()
+    }
+
+    pub(super) fn machine(&self, node: NodeId) -> Parsed<&Machine> {
+        self.machines.get(&node).ok_or_else(|| unknown(node))
+    }
+
+    pub(super) fn machine_mut(&mut self, node: NodeId) -> Parsed<&mut Machine> {
+        self.machines.get_mut(&node).ok_or_else(|| unknown(node))
+    }
+}
+
+pub fn unknown(node: NodeId) -> String {
+    format!("there is no n{node}")
+}
