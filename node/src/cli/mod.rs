@@ -29,6 +29,7 @@ mod orphans;
 mod output;
 pub mod pulse;
 mod put;
+pub mod read_back;
 mod request;
 mod scan;
 mod server;

@@ -8,22 +8,21 @@ use super::airports::Airport;
 use super::flights::{Flight, SOLD, Ticket};
 use super::ledger::{Came, Ledger, Request};
 use super::{AIRPORTS, FLIGHTS};
-use anyhow::{Context, bail};
+use crate::cli::read_back::{Recorded, request_of};
+use anyhow::Context;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::time::{Duration, Instant};
-use understudy_client::{Client, LogEvent, Namespace, Object};
-use understudy_proto::v1::log_record::Kind;
+use understudy_client::{Client, Namespace, Object};
+use understudy_proto::RequestId;
 use understudy_proto::v1::outcome::Status;
 use understudy_proto::v1::{LogRecord, Outcome};
-use understudy_proto::{ClientId, RequestId, Sequence};
 
 /// A node that came back may still be on the way to moving what a failover cut off into its orphan log.
 const PATIENCE: Duration = Duration::from_secs(20);
-const ORPHANS_MAX: u32 = 10_000;
 
 /// What the cluster holds at the end.
 #[derive(Debug, Default)]
@@ -139,42 +138,22 @@ async fn node_names(client: &Client) -> anyhow::Result<BTreeMap<u64, String>> {
 
 async fn read_back(namespace: &Namespace, shards: u32) -> anyhow::Result<Held> {
     let mut held = Held::default();
-    // Orphans first: what moves from there to the log meanwhile is then seen twice rather than never.
-    let orphans = namespace.orphans().limit(ORPHANS_MAX).await?;
-    for orphan in orphans.orphans {
-        let Some((id, came)) = orphan.record.as_ref().and_then(of_request) else {
-            continue;
-        };
-        held.orphans
-            .entry(id)
-            .or_default()
-            .push((came, orphan.node));
+    let recorded = Recorded::read(namespace, shards).await?;
+    for orphan in recorded.orphans {
+        let record = orphan.record.as_ref();
+        if let Some((id, came)) = record.and_then(of_request) {
+            let places = held.orphans.entry(id).or_default();
+            places.push((came, orphan.node));
+        }
     }
-    for shard in 0..shards {
-        read_log(namespace, shard, &mut held).await?;
+    for record in &recorded.log {
+        held.take_record(record);
     }
     let mut objects = pin!(namespace.scan().page_size(10_000).objects());
     while let Some(object) = objects.next().await {
         held.take_object(&object.context("reading the seats back")?);
     }
     Ok(held)
-}
-
-async fn read_log(namespace: &Namespace, shard: u32, held: &mut Held) -> anyhow::Result<()> {
-    let mut log = namespace.request_log(shard);
-    loop {
-        let event = log
-            .next()
-            .await
-            .with_context(|| format!("the request log of shard {shard}"))?;
-        match event {
-            Some(LogEvent::Record(record)) => held.take_record(&record),
-            Some(LogEvent::Gap { first_version }) => {
-                bail!("the log of shard {shard} is kept only from version {first_version} on")
-            }
-            None => return Ok(()),
-        }
-    }
 }
 
 impl Held {
@@ -208,14 +187,7 @@ impl Held {
 
 /// The id and outcome of a record that a client's request made.
 fn of_request(record: &LogRecord) -> Option<(RequestId, Came)> {
-    if !matches!(record.kind(), Kind::Request | Kind::Conflict) {
-        return None;
-    }
-    let id = record.request_id.as_ref()?;
-    let id = RequestId {
-        client: ClientId::from_slice(&id.client_id)?,
-        sequence: Sequence(id.sequence),
-    };
+    let id = request_of(record)?;
     let came = match record.outcome.as_ref().map(Outcome::status) {
         Some(Status::Applied) => Came::Sold,
         Some(Status::ConditionFailed) => Came::Refused,

@@ -2,6 +2,7 @@
 
 use super::super::ledger::Answer;
 use super::*;
+use understudy_proto::{ClientId, Sequence};
 
 fn flights() -> Vec<Flight> {
     vec![Flight {
