@@ -65,6 +65,12 @@ pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 pub const COMMIT_ROUND_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that wait for the store's writer; beyond it shard threads take no new work until it told them of room.
 pub const WRITER_QUEUE_BYTES_MAX: usize = 2 * COMMIT_ROUND_BYTES_MAX;
+/// Records of the ends of all logs that a node compares with the objects at its start; each copy gets its share, at least 16.
+pub const START_CHECK_RECORDS_MAX: usize = 100_000;
+/// Bytes of such records; each copy gets its share, at least 64 KiB.
+pub const START_CHECK_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Damaged stores that a data folder keeps; with one more the node does not start until a person moved some away.
+pub const DAMAGED_STORES_MAX: usize = 3;
 /// Requests of one stream that are not answered yet; beyond it the server stops reading the stream.
 pub const STREAM_IN_FLIGHT_MAX: usize = 4_096;
 /// Requests in one message of a stream.
