@@ -21,6 +21,7 @@ use crate::channels::Channels;
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::data_folder::{DataFolder, Role};
+use crate::listening::{self, connections};
 use crate::manager::dial_plain;
 use crate::peers::Peers;
 use crate::process::{Process, RoleError, Stop, advertised};
@@ -37,7 +38,6 @@ use parking_lot::RwLock;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use understudy_proto::failure::Reason;
@@ -303,12 +303,18 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
         internal,
         stop,
         admin,
+        room,
         ..
     } = process;
     status::register(&admin, &node);
     // The servers go on while the primaries are handed over.
     let (servers, ended) = crate::process::stopper();
-    let internal = tokio::spawn(serve_internal(internal, node.clone(), ended.clone()));
+    let internal = tokio::spawn(serve_internal(
+        internal,
+        room.internal,
+        node.clone(),
+        ended.clone(),
+    ));
     let watching = tokio::spawn(watch::run(node.clone()));
     let beating = tokio::spawn(heart::run(node.clone()));
     let mut routes = RoutesBuilder::default();
@@ -316,7 +322,7 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
         .await
         .map_err(RoleError::Failed)?;
     add_public(&mut routes, &node);
-    let public = tokio::spawn(serve_public(public, routes, ended));
+    let public = tokio::spawn(serve_public(public, room.public, routes, ended));
     health
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
@@ -365,17 +371,21 @@ fn add_public(routes: &mut RoutesBuilder, node: &Arc<Node>) {
 
 async fn serve_public(
     listener: TcpListener,
+    connections_max: usize,
     routes: RoutesBuilder,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
     server()
         .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(incoming(listener), async move { stop.wait().await })
+        .serve_with_incoming_shutdown(connections(listener, connections_max), async move {
+            stop.wait().await
+        })
         .await
 }
 
 async fn serve_internal(
     listener: TcpListener,
+    connections_max: usize,
     node: Arc<Node>,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
@@ -391,21 +401,16 @@ async fn serve_internal(
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit),
         )
-        .serve_with_incoming_shutdown(incoming(listener), async move { stop.wait().await })
+        .serve_with_incoming_shutdown(connections(listener, connections_max), async move {
+            stop.wait().await
+        })
         .await
 }
 
 fn server() -> Server {
-    Server::builder()
-        .tcp_nodelay(true)
+    listening::server()
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-}
-
-fn incoming(listener: TcpListener) -> TcpListenerStream {
-    TcpListenerStream::new(listener)
 }
 
 /// Waits until the primaries moved away, at most so long.
