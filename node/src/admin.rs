@@ -3,6 +3,7 @@
 //! It reads what the roles put into [`Admin`] and never calls into them. The process answers `/livez` as long as it runs
 //! and `/readyz` with 200 once its role said so; `/status` is one JSON document that the role supplies.
 
+use crate::listening::http_connections;
 use crate::process::Stop;
 use axum::Router;
 use axum::extract::State;
@@ -73,8 +74,13 @@ impl Admin {
     }
 
     /// Serves the port until the word to stop.
-    pub async fn serve(self, listener: TcpListener, stop: Stop) -> std::io::Result<()> {
-        let serving = axum::serve(listener, self.router());
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        connections_max: usize,
+        stop: Stop,
+    ) -> std::io::Result<()> {
+        let serving = axum::serve(http_connections(listener, connections_max), self.router());
         serving
             .with_graceful_shutdown(async move { stop.wait().await })
             .await

@@ -5,7 +5,8 @@
 //! <data>/CLUSTER    the role, and once known the cluster, the id and the store id
 //! ```
 //!
-//! The file is written beside and renamed, and never changes what it once said. A folder that is of another role or
+//! The file is written beside and renamed, and never changes what it once said, but for the id of a store that was damaged
+//! and is replaced. A folder that is of another role or
 //! cluster, in use, or full of somebody else's files is refused before anything in it is touched.
 
 use crate::process::RoleError;
@@ -47,8 +48,11 @@ pub struct Identity {
     pub cluster: Option<ClusterId>,
     /// A manager's or node's id; unset until a node first joined.
     pub id: Option<u64>,
-    /// A node's store; drawn when the folder is made.
+    /// A node's store; drawn when the folder is made, and anew when a damaged store is set aside.
     pub store: Option<StoreId>,
+    /// The files of the store are still those of this damaged one: they are set aside before anything opens them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_set_aside: Option<StoreId>,
 }
 
 /// A folder in use by this process; dropping it gives it free.
@@ -74,7 +78,8 @@ impl DataFolder {
                     role,
                     cluster: None,
                     id: None,
-                    store: (role == Role::Node).then(|| StoreId(rand::random())),
+                    store: (role == Role::Node).then(new_store),
+                    to_set_aside: None,
                 };
                 write(path, &identity).map_err(|error| io("write CLUSTER", error))?;
                 identity
@@ -118,11 +123,38 @@ impl DataFolder {
             id: Some(id),
             ..identity.clone()
         };
-        write(&self.path, &joined)
+        self.change(joined)
+    }
+
+    /// Draws a new store id, durably, before the store of the old one is set aside: what that one promised, nobody of the
+    /// new id ever said. Until [`DataFolder::store_was_set_aside`] every start sets the old files aside first.
+    pub fn discard_store(&mut self) -> Result<(), RoleError> {
+        let identity = self.identity.clone();
+        self.change(Identity {
+            to_set_aside: identity.to_set_aside.or(identity.store),
+            store: Some(new_store()),
+            ..identity
+        })
+    }
+
+    /// The old store's files are out of the way.
+    pub fn store_was_set_aside(&mut self) -> Result<(), RoleError> {
+        self.change(Identity {
+            to_set_aside: None,
+            ..self.identity.clone()
+        })
+    }
+
+    fn change(&mut self, identity: Identity) -> Result<(), RoleError> {
+        write(&self.path, &identity)
             .map_err(|error| unusable(&self.path, &format!("cannot write CLUSTER: {error}")))?;
-        self.identity = joined;
+        self.identity = identity;
         Ok(())
     }
+}
+
+fn new_store() -> StoreId {
+    StoreId(rand::random())
 }
 
 fn unusable(path: &Path, why: &str) -> RoleError {
@@ -268,6 +300,29 @@ mod tests {
                 .to_string()
                 .contains("of node 3, not of 4")
         );
+    }
+
+    #[test]
+    fn a_store_that_is_discarded_is_remembered_until_it_is_out_of_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut open = DataFolder::open(folder.path(), Role::Node).unwrap();
+        open.belongs_to(ClusterId(7), 3).unwrap();
+        let old = open.identity().store;
+        open.discard_store().unwrap();
+        drop(open);
+        let mut open = DataFolder::open(folder.path(), Role::Node).unwrap();
+        let new = open.identity().store;
+        assert_ne!(new, old);
+        assert_eq!(open.identity().to_set_aside, old);
+        // Drawn once more before the files were moved: they are still the first one's.
+        open.discard_store().unwrap();
+        assert_eq!(open.identity().to_set_aside, old);
+        open.store_was_set_aside().unwrap();
+        drop(open);
+        let open = DataFolder::open(folder.path(), Role::Node).unwrap();
+        assert_eq!(open.identity().to_set_aside, None);
+        assert!(open.identity().store != old && open.identity().store != new);
+        assert_eq!(open.identity().id, Some(3));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod data_folder;
 pub mod data_node;
+pub mod listening;
 pub mod manager;
 pub mod manager_role;
 pub mod peers;

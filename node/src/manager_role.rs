@@ -3,6 +3,7 @@
 use crate::admin::Readiness;
 use crate::config::{InitialManager, ManagerConfig};
 use crate::data_folder::{DataFolder, Role};
+use crate::listening::{self, connections};
 use crate::manager::MANAGER_BINDINGS;
 use crate::manager::{
     Duty, DutySettings, Group, GroupConfig, ManagerNode, RaftServer, RaftSettings, StartError,
@@ -15,9 +16,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::RoutesBuilder;
-use tonic::transport::Server;
 use understudy_proto::limits::{INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX};
 use understudy_proto::v1::cluster_server::ClusterServer as ClusterService;
 use understudy_proto::v1::heartbeat_server::HeartbeatServer as HeartbeatService;
@@ -38,11 +37,13 @@ pub async fn run(config: ManagerConfig, process: Process) -> Result<(), RoleErro
         internal,
         bound,
         stop,
+        room,
         admin,
     } = process;
     let (servers, ended) = crate::process::stopper();
     let internal = tokio::spawn(serve_internal(
         internal,
+        room.internal,
         group.clone(),
         duty.clone(),
         ended.clone(),
@@ -60,7 +61,7 @@ pub async fn run(config: ManagerConfig, process: Process) -> Result<(), RoleErro
             NamingService::new(NamingServer::new(group.clone()))
                 .max_decoding_message_size(PUBLIC_MESSAGE_BYTES_MAX),
         );
-    let public = tokio::spawn(serve_public(public, routes, ended));
+    let public = tokio::spawn(serve_public(public, room.public, routes, ended));
     let shown = group.clone();
     admin.set_status(move || status(&shown));
     let mut recovered = group.recovered();
@@ -224,13 +225,13 @@ fn status(group: &Group) -> serde_json::Value {
 
 async fn serve_public(
     listener: TcpListener,
+    connections_max: usize,
     routes: RoutesBuilder,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
-    Server::builder()
-        .tcp_nodelay(true)
+    listening::server()
         .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(connections(listener, connections_max), async move {
             stop.wait().await
         })
         .await
@@ -238,13 +239,13 @@ async fn serve_public(
 
 async fn serve_internal(
     listener: TcpListener,
+    connections_max: usize,
     group: Group,
     duty: Duty,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
     let limit = INTERNAL_MESSAGE_BYTES_MAX;
-    Server::builder()
-        .tcp_nodelay(true)
+    listening::server()
         .add_service(
             RaftService::new(RaftServer::new(group.clone()))
                 .max_decoding_message_size(limit)
@@ -255,7 +256,7 @@ async fn serve_internal(
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit),
         )
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(connections(listener, connections_max), async move {
             stop.wait().await
         })
         .await

@@ -6,6 +6,7 @@
 
 use crate::admin::Admin;
 use crate::config::Listen;
+use crate::listening::Room;
 use std::fmt;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
@@ -148,6 +149,8 @@ pub struct Process {
     pub internal: TcpListener,
     pub bound: Bound,
     pub stop: Stop,
+    /// How many connections each of the ports takes.
+    pub room: Room,
     /// Metrics, readiness and status; main serves its port before the role starts and until it has ended.
     pub admin: Admin,
 }

@@ -3,11 +3,11 @@
 //! The only place that touches the global of `tracing`; metrics are handed in by who counts them.
 
 use crate::admin::Admin;
+use crate::clock;
 use crate::config::LogSettings;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use std::io::IsTerminal;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -50,10 +50,7 @@ fn colour() -> bool {
 /// What every role shows: its version, and when it started.
 pub fn register_process(admin: &Admin, role: &'static str) {
     let started: Gauge = Gauge::default();
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    started.set(since.as_secs() as i64);
+    started.set((clock::unix_ms() / 1_000) as i64);
     admin.register(|registry| {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("role", role)]);
         registry.register("build", "The version and the role of this process", build);

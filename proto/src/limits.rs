@@ -65,6 +65,20 @@ pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 pub const COMMIT_ROUND_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that wait for the store's writer; beyond it shard threads take no new work until it told them of room.
 pub const WRITER_QUEUE_BYTES_MAX: usize = 2 * COMMIT_ROUND_BYTES_MAX;
+/// Records of the ends of all logs that a node compares with the objects at its start; each copy gets its share, at least 16.
+pub const START_CHECK_RECORDS_MAX: usize = 100_000;
+/// Bytes of such records; each copy gets its share, at least 64 KiB.
+pub const START_CHECK_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Damaged stores that a data folder keeps; with one more the node does not start until a person moved some away.
+pub const DAMAGED_STORES_MAX: usize = 3;
+/// Connections to the public port at a time; one more waits until another ends. Fewer where few files may be open.
+pub const PUBLIC_CONNECTIONS_MAX: usize = 4_096;
+/// Connections to the internal port.
+pub const INTERNAL_CONNECTIONS_MAX: usize = 1_024;
+/// Connections to the admin port.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// How long a new connection may take to say the first 24 bytes of HTTP/2 (admin: anything); beyond it it is closed.
+pub const FIRST_WORDS_MS_MAX: u64 = 10_000;
 /// Requests of one stream that are not answered yet; beyond it the server stops reading the stream.
 pub const STREAM_IN_FLIGHT_MAX: usize = 4_096;
 /// Requests in one message of a stream.

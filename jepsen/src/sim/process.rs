@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::env::{Clock, Env, wall_ms};
 use super::event::{Done, Parcel};
 use super::network::Place;
+use super::start_check::finds_nothing;
 use crate::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::failure::{Failure, Reason};
@@ -348,6 +349,8 @@ impl Running {
                 self.failed = true;
             }
             Ok(saved) => {
+                let sound = finds_nothing(self.id.copy(), shard, &saved, &turn.disk.store);
+                turn.env.check(sound);
                 let replica = Replica::open(shard, self.id, saved, settings, turn.now());
                 let durable = replica.report().durable;
                 let checked = turn

@@ -18,6 +18,7 @@ use crate::request::Op;
 use crate::store::{Generation, Saved, StoreChange, StoreError, Stored};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use understudy_proto::limits::{START_CHECK_BYTES_MAX, START_CHECK_RECORDS_MAX};
 use understudy_proto::{Pair, RequestId, ShardId, Version};
 
 /// What the check found.
@@ -49,18 +50,40 @@ impl StartupFindings {
     }
 }
 
-/// Bytes of records that are compared at most, beside `records_max`.
-const WINDOW_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How much of the end of a log is compared: it ends at the first of the two, with the newest record in any case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    pub records_max: usize,
+    pub bytes_max: usize,
+}
+
+impl Window {
+    /// The share of one copy, so that a start takes about as long with many copies as with some.
+    pub fn of_one(copies: usize) -> Window {
+        let share =
+            |total: usize, least: usize, most: usize| (total / copies.max(1)).clamp(least, most);
+        Window {
+            records_max: share(START_CHECK_RECORDS_MAX, RECORDS_LEAST, RECORDS_MOST),
+            bytes_max: share(START_CHECK_BYTES_MAX, BYTES_LEAST, BYTES_MOST),
+        }
+    }
+}
+
+/// What a power cut or a torn write damages is at the end: a thousand records reach far behind it, sixteen still over it.
+const RECORDS_MOST: usize = 1_000;
+const RECORDS_LEAST: usize = 16;
+const BYTES_MOST: usize = 8 * 1024 * 1024;
+const BYTES_LEAST: usize = 64 * 1024;
 
 /// Compares the last records of the live log with what is stored. An error: the log itself is damaged, or the disk failed.
 pub fn check(
     shard: ShardId,
     saved: &Saved,
     stored: &dyn Stored,
-    records_max: usize,
+    window: Window,
 ) -> Result<StartupFindings, StoreError> {
     let generation = saved.meta.live.generation;
-    let records = window(shard, saved, stored, records_max)?;
+    let records = last_records(shard, saved, stored, window)?;
     let mut findings = StartupFindings {
         examined: records.len() as u64,
         ..StartupFindings::default()
@@ -75,11 +98,11 @@ pub fn check(
 }
 
 /// The last records in their order, each linked to the one before by pair and checksum, down to the log's base.
-fn window(
+fn last_records(
     shard: ShardId,
     saved: &Saved,
     stored: &dyn Stored,
-    records_max: usize,
+    window: Window,
 ) -> Result<Vec<Record>, StoreError> {
     let contents = &saved.meta.live;
     let mut records: Vec<Record> = Vec::new();
@@ -98,7 +121,7 @@ fn window(
             check_link(shard, &record, contents.base, contents.base_checksum)?;
         }
         records.push(record);
-        if first || records.len() >= records_max || bytes >= WINDOW_BYTES_MAX {
+        if first || records.len() >= window.records_max || bytes >= window.bytes_max {
             break;
         }
         next = Some(record_before(shard, contents.generation, version, stored)?);

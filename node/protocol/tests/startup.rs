@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use understudy_proto::limits::START_CHECK_BYTES_MAX;
 use understudy_proto::{ClientId, Pair, RequestId, Sequence, ShardId, Version};
 use understudy_protocol::object::Object;
 use understudy_protocol::request::Op;
-use understudy_protocol::startup::{StartupFindings, check};
+use understudy_protocol::startup::{StartupFindings, Window, check};
 use understudy_protocol::store::{Batch, StoreChange, StoreError, Stored};
 use understudy_protocol::testing::{History, MemoryStore, Part};
 
@@ -54,7 +55,11 @@ impl Copy {
 
     fn check(&mut self, records_max: usize) -> Result<StartupFindings, StoreError> {
         let saved = self.store.open_shard(SHARD).unwrap();
-        check(SHARD, &saved, &self.store, records_max)
+        let window = Window {
+            records_max,
+            bytes_max: usize::MAX,
+        };
+        check(SHARD, &saved, &self.store, window)
     }
 
     /// Checks, repairs, and checks that the copy is then what the log says.
@@ -260,6 +265,37 @@ fn a_damaged_log_is_an_error() {
         .damage(SHARD, &part, |bytes| *bytes = foreign.clone());
     let error = copy.check(100).unwrap_err().to_string();
     assert!(error.contains("record 4: it follows 1.3"), "{error}");
+}
+
+#[test]
+fn many_copies_share_what_one_start_reads_and_each_gets_its_end() {
+    let one = Window::of_one(1);
+    assert_eq!((one.records_max, one.bytes_max), (1_000, 8 << 20));
+    assert_eq!(Window::of_one(0), one);
+    let many = Window::of_one(1_000);
+    assert_eq!(
+        (many.records_max, many.bytes_max),
+        (100, START_CHECK_BYTES_MAX / 1_000)
+    );
+    let very_many = Window::of_one(100_000);
+    assert_eq!(
+        (very_many.records_max, very_many.bytes_max),
+        (16, 64 * 1024)
+    );
+
+    // The newest record is always looked at, however large it is.
+    let mut copy = Copy::new();
+    copy.put("x", "1");
+    copy.put("x", "2");
+    let saved = copy.store.open_shard(SHARD).unwrap();
+    let narrow = Window {
+        records_max: usize::MAX,
+        bytes_max: 1,
+    };
+    assert_eq!(
+        check(SHARD, &saved, &copy.store, narrow).unwrap().examined,
+        1
+    );
 }
 
 #[test]

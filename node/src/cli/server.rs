@@ -11,6 +11,7 @@ use crate::config::{
     Given, Layers, Listen, Loaded, LogSettings, ManagerConfig, NodeConfig, Problem, Section,
     SettingFlags, is_loopback, load,
 };
+use crate::listening::Room;
 use crate::process::{Bound, Listeners, Process, RoleError, Stop, Stopper, stopper};
 use crate::{data_node, manager_role, telemetry};
 use serde::de::DeserializeOwned;
@@ -159,15 +160,17 @@ where
     let listeners = Listeners::bind(config.listen()).await?;
     let bound = listeners.bound()?;
     tell_ports(C::ROLE, &bound, print_ports);
+    let room = Room::of_process();
     let admin = Admin::default();
     telemetry::register_process(&admin, C::ROLE);
     let (admin_stopper, admin_stop) = stopper();
-    let serving = tokio::spawn(admin.clone().serve(listeners.admin, admin_stop));
+    let serving = tokio::spawn(admin.clone().serve(listeners.admin, room.admin, admin_stop));
     let process = Process {
         public: listeners.public,
         internal: listeners.internal,
         bound,
         stop,
+        room,
         admin,
     };
     let result = role(config, process).await;

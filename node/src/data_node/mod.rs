@@ -1,4 +1,4 @@
-//! A data node: opens its store, registers with the managers, follows their tables, and serves clients and its peers.
+//! A data node: opens and checks its store, registers with the managers, follows their tables, and serves clients and peers.
 //!
 //! `run` is the life of the process in order. The tasks beside it: `heart` beats and keeps the leases, `watch` follows
 //! the tables, the shard threads do the work.
@@ -8,17 +8,20 @@ mod heart;
 mod managers;
 mod sessions;
 mod status;
+pub mod store;
 mod watch;
 
 pub use directory::Directory;
 pub use managers::Managers;
 pub use sessions::Sessions;
+pub use store::StoreStart;
 
 use crate::admin::Readiness;
 use crate::channels::Channels;
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::data_folder::{DataFolder, Role};
+use crate::listening::{self, connections};
 use crate::manager::dial_plain;
 use crate::peers::Peers;
 use crate::process::{Process, RoleError, Stop, advertised};
@@ -30,12 +33,11 @@ use crate::rpc::{
 };
 use crate::shard::ShardHost;
 use crate::shard::driver::Outside;
-use crate::storage::{Database, OpenError, Options, Writer};
+use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use understudy_proto::failure::Reason;
@@ -60,6 +62,8 @@ pub struct Node {
     pub control: Arc<Mutex<NodeControl>>,
     pub database: Arc<Database>,
     pub writer: Writer,
+    /// What the check of the store at start found.
+    pub start: StoreStart,
     pub host: ShardHost,
     pub managers: Arc<Managers>,
     pub channels: Channels,
@@ -77,19 +81,32 @@ impl std::fmt::Debug for Node {
 const CALL_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// Above the longest lease (25 s in slow settings), after which a node that is not heard counts as down.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a data node until it is told to stop, and has stopped.
 pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> {
-    let mut folder = DataFolder::open(&config.data_dir, Role::Node)?;
+    let folder = DataFolder::open(&config.data_dir, Role::Node)?;
+    process.admin.set_readiness(Readiness::NotReady(
+        "compares its copies with their logs".to_string(),
+    ));
+    let (mut folder, ready) = prepare_store(folder, &config).await?;
     let store = folder.identity().store.ok_or_else(|| {
         RoleError::FolderUnusable("CLUSTER names no store; name another folder".to_string())
     })?;
-    let database = Arc::new(open_store(&config)?);
+    process.admin.set_readiness(Readiness::NotReady(
+        "registers with the managers".to_string(),
+    ));
     let channels = Channels::new(dial_plain());
     let managers = Arc::new(Managers::new(channels.clone(), &config.managers));
     let registration = registration(&config, &process, store);
     let known = folder.identity().cluster;
-    let Some(registered) = register(&managers, known, registration, &process.stop).await? else {
+    let patience = match ready.start.replaced {
+        true => REPLACED_PATIENCE,
+        false => Duration::ZERO,
+    };
+    let registered = register(&managers, known, registration, patience, &process.stop).await?;
+    let Some(registered) = registered else {
         return Ok(());
     };
     folder.belongs_to(registered.cluster, registered.process.node.0)?;
@@ -97,7 +114,7 @@ pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> 
     let node = Arc::new(start(
         &config,
         &process,
-        database,
+        ready,
         managers,
         channels,
         &registered,
@@ -105,17 +122,24 @@ pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> 
     serve(config, process, node).await
 }
 
-fn open_store(config: &NodeConfig) -> Result<Database, RoleError> {
+/// Off the threads that serve: it reads the ends of all logs.
+async fn prepare_store(
+    mut folder: DataFolder,
+    config: &NodeConfig,
+) -> Result<(DataFolder, store::Ready), RoleError> {
     let options = Options {
         cache_bytes: config.storage.cache_bytes as usize,
         write_buffer_bytes: config.storage.write_buffer_bytes as usize,
         open_files: config.storage.open_files as i32,
         reserve_bytes: config.storage.reserve_bytes,
     };
-    Database::open(&config.data_dir, &options).map_err(|error| match error {
-        OpenError::Io(_) => RoleError::Failed(error.to_string()),
-        error => RoleError::FolderUnusable(error.to_string()),
-    })
+    let preparing = tokio::task::spawn_blocking(move || {
+        let ready = store::prepare(&mut folder, &options)?;
+        Ok((folder, ready))
+    });
+    preparing.await.map_err(|error| {
+        RoleError::Failed(format!("the check of the store ended unfinished: {error}"))
+    })?
 }
 
 fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Registration {
@@ -157,11 +181,13 @@ fn boot_id() -> String {
     text.map(|id| id.trim().to_string()).unwrap_or_default()
 }
 
-/// Tries until a manager takes it. `None`: told to stop before that.
+/// Tries until a manager takes it. `None`: told to stop before that. `patience`: how long the name may still be that of the
+/// process with the store that was replaced; it certainly ended, since this one has its folder.
 async fn register(
     managers: &Managers,
     cluster: Option<ClusterId>,
     registration: Registration,
+    patience: Duration,
     stop: &Stop,
 ) -> Result<Option<crate::rpc::control::RegisterResponse>, RoleError> {
     let client = ClientId::from_parts(clock::unix_ms(), rand::random());
@@ -169,8 +195,9 @@ async fn register(
         client,
         sequence: Sequence(1),
     };
-    let request = RegisterRequest { id, registration };
+    let mut request = RegisterRequest { id, registration };
     let mut told = false;
+    let began = tokio::time::Instant::now();
     loop {
         let failure = match managers.register(cluster, &request, CALL_LIMIT).await {
             Ok(response) => return Ok(Some(response)),
@@ -182,6 +209,14 @@ async fn register(
                     "the managers are of another cluster than the folder: {}",
                     failure.message
                 )));
+            }
+            Reason::AlreadyExists if began.elapsed() < patience => {
+                if !told {
+                    tracing::info!(%failure, "waiting until the process with the old store counts as down");
+                    told = true;
+                }
+                // It was answered: under this id the answer would stay the same.
+                request.id.sequence = Sequence(request.id.sequence.0 + 1);
             }
             Reason::FieldInvalid | Reason::AlreadyExists | Reason::NotAllowed => {
                 return Err(RoleError::Failed(format!(
@@ -205,7 +240,7 @@ async fn register(
 fn start(
     config: &NodeConfig,
     process: &Process,
-    database: Arc<Database>,
+    ready: store::Ready,
     managers: Arc<Managers>,
     channels: Channels,
     registered: &crate::rpc::control::RegisterResponse,
@@ -226,6 +261,7 @@ fn start(
         channels.clone(),
         tokio::runtime::Handle::current(),
     ));
+    let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
     let outside = Outside {
         me,
@@ -253,6 +289,7 @@ fn start(
         control,
         database,
         writer,
+        start: ready.start,
         host,
         managers,
         channels,
@@ -266,12 +303,18 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
         internal,
         stop,
         admin,
+        room,
         ..
     } = process;
     status::register(&admin, &node);
     // The servers go on while the primaries are handed over.
     let (servers, ended) = crate::process::stopper();
-    let internal = tokio::spawn(serve_internal(internal, node.clone(), ended.clone()));
+    let internal = tokio::spawn(serve_internal(
+        internal,
+        room.internal,
+        node.clone(),
+        ended.clone(),
+    ));
     let watching = tokio::spawn(watch::run(node.clone()));
     let beating = tokio::spawn(heart::run(node.clone()));
     let mut routes = RoutesBuilder::default();
@@ -279,7 +322,7 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
         .await
         .map_err(RoleError::Failed)?;
     add_public(&mut routes, &node);
-    let public = tokio::spawn(serve_public(public, routes, ended));
+    let public = tokio::spawn(serve_public(public, room.public, routes, ended));
     health
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
@@ -328,17 +371,21 @@ fn add_public(routes: &mut RoutesBuilder, node: &Arc<Node>) {
 
 async fn serve_public(
     listener: TcpListener,
+    connections_max: usize,
     routes: RoutesBuilder,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
     server()
         .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(incoming(listener), async move { stop.wait().await })
+        .serve_with_incoming_shutdown(connections(listener, connections_max), async move {
+            stop.wait().await
+        })
         .await
 }
 
 async fn serve_internal(
     listener: TcpListener,
+    connections_max: usize,
     node: Arc<Node>,
     stop: Stop,
 ) -> Result<(), tonic::transport::Error> {
@@ -354,21 +401,16 @@ async fn serve_internal(
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit),
         )
-        .serve_with_incoming_shutdown(incoming(listener), async move { stop.wait().await })
+        .serve_with_incoming_shutdown(connections(listener, connections_max), async move {
+            stop.wait().await
+        })
         .await
 }
 
 fn server() -> Server {
-    Server::builder()
-        .tcp_nodelay(true)
+    listening::server()
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-}
-
-fn incoming(listener: TcpListener) -> TcpListenerStream {
-    TcpListenerStream::new(listener)
 }
 
 /// Waits until the primaries moved away, at most so long.

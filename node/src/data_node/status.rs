@@ -1,6 +1,6 @@
 //! What a node's admin port shows: metrics of the store and the shards, and a status page.
 
-use super::Node;
+use super::{Node, StoreStart};
 use crate::admin::Admin;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -40,6 +40,31 @@ fn status(node: &Node) -> serde_json::Value {
         "copies": copies,
         "primaries": primaries,
         "store_state": format!("{:?}", node.writer.state()),
+        "start_check": start_check(&node.start),
+    })
+}
+
+fn start_check(start: &StoreStart) -> serde_json::Value {
+    let repaired = start.repaired();
+    let shards = start.repairs.iter().map(|(shard, repairs)| {
+        json!({
+            "shard": shard.0,
+            "objects": repairs.objects,
+            "dedup_entries": repairs.dedup_entries,
+        })
+    });
+    let set_aside = start
+        .set_aside
+        .iter()
+        .map(|path| path.display().to_string());
+    json!({
+        "copies": start.copies,
+        "records": start.records,
+        "objects_repaired": repaired.objects,
+        "dedup_entries_repaired": repaired.dedup_entries,
+        "repaired_shards": shards.collect::<Vec<_>>(),
+        "store_replaced": start.replaced,
+        "damaged_stores": set_aside.collect::<Vec<_>>(),
     })
 }
 
@@ -90,6 +115,7 @@ impl Collector for StoreMetrics {
             let metric = ConstCounter::new(counter.load(Relaxed));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
+        let repaired = node.start.repaired();
         let gauges = [
             (
                 "store_queued_bytes",
@@ -100,6 +126,26 @@ impl Collector for StoreMetrics {
                 "store_memory_bytes",
                 "Memory of the store's caches and buffers",
                 node.database.memory(),
+            ),
+            (
+                "start_check_records",
+                "Records at the ends of logs that were compared with the objects at start",
+                node.start.records,
+            ),
+            (
+                "start_check_objects_repaired",
+                "Objects that differed from the log at start and were set right",
+                repaired.objects,
+            ),
+            (
+                "start_check_dedup_entries_repaired",
+                "Dedup entries that differed from the log at start and were set right",
+                repaired.dedup_entries,
+            ),
+            (
+                "damaged_stores",
+                "Damaged stores that were set aside and are kept in the data folder",
+                node.start.set_aside.len() as u64,
             ),
         ];
         for (name, help, value) in gauges {

@@ -7,6 +7,7 @@ use super::MANAGER_BINDINGS;
 use super::forward::ManagerChange;
 use super::group::{Group, not_leader, stopped};
 use super::types::ManagerNode;
+use crate::clock;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::{ClientId, RequestId, Sequence};
+use understudy_protocol::tables::{Command, Envelope};
 
 /// One manager as the group knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +120,7 @@ impl Group {
     async fn remove_here(&self, id: u64, end: Instant) -> Result<(), Failure> {
         let managers = self.managers();
         let Some(manager) = managers.iter().find(|manager| manager.id == id) else {
-            return Ok(());
+            return self.unbind(id, end).await;
         };
         if manager.voter && managers.iter().filter(|manager| manager.voter).count() == 1 {
             return Err(Failure::no(
@@ -137,12 +140,34 @@ impl Group {
         if manager.voter {
             let removed = ChangeMembers::RemoveVoters(gone.clone());
             self.written(end, self.raft().change_membership(removed, false))
-                .await
+                .await?;
         } else {
             let removed = ChangeMembers::RemoveNodes(gone);
             self.written(end, self.raft().change_membership(removed, false))
-                .await
+                .await?;
         }
+        self.unbind(id, end).await
+    }
+
+    /// The name under which nodes tell clients of that manager.
+    async fn unbind(&self, id: u64, end: Instant) -> Result<(), Failure> {
+        let name = format!("{MANAGER_BINDINGS}{id}");
+        if self.view().look(|tables| tables.binding(&name).is_none()) {
+            return Ok(());
+        }
+        let id = RequestId {
+            client: ClientId::from_parts(clock::unix_ms(), rand::random()),
+            sequence: Sequence(1),
+        };
+        let revision = None;
+        let command = Command::Unbind { name, revision };
+        let left = end.saturating_duration_since(Instant::now());
+        // Refused is only what somebody else has unbound meanwhile.
+        let answered = self.propose_here(Envelope { id, command }, left).await?;
+        if let Err(refusal) = answered {
+            tracing::debug!(%refusal, "a removed manager's name was unbound already");
+        }
+        Ok(())
     }
 
     async fn written<T>(

@@ -454,7 +454,9 @@ fn status(tables: &Tables) -> StatusResponse {
         let wanted = tables
             .namespace(entry.namespace)
             .map_or(0, |row| row.settings.copies as usize);
-        entry.candidates().count() < wanted
+        // A copy of a store that its node no longer has is named until it is replaced, and is no copy.
+        let there = |copy: &CopyId| tables.process_of(*copy).is_some();
+        entry.candidates().filter(there).count() < wanted
     };
     StatusResponse {
         cluster_id: tables

@@ -72,6 +72,11 @@ impl Database {
         Ok(())
     }
 
+    /// Writes what the check at start repairs, durable when it returns. Only before there is a [`super::Writer`].
+    pub fn repair(&self, batch: &Batch) -> Result<(), WriteFailure> {
+        self.write_synced(std::iter::once(batch), weight(batch))
+    }
+
     fn put_change(&self, shard: ShardId, change: &StoreChange, out: &mut WriteBatch) {
         match change {
             StoreChange::AppendRecord { generation, record } => out.put_cf(

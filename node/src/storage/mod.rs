@@ -1,6 +1,7 @@
 //! What a node keeps on its disk: RocksDB behind the contract of `understudy_protocol::store`.
 //!
-//! [`Database`] is one open store and answers reads; [`Writer`] is the one thread that writes, many batches to a sync.
+//! [`Database`] is one open store and answers reads; [`Writer`] is the one thread that writes, many batches to a sync. Only
+//! the repairs at start are written without it, before it is there.
 //! Nothing here decides anything about replication. Docs: `docs/storage.md`.
 
 pub mod keys;

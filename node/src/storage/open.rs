@@ -49,6 +49,9 @@ impl Default for Options {
 
 const MIB: usize = 1024 * 1024;
 
+/// How the names of stores that were set aside begin.
+const ASIDE: &str = "store.damaged-";
+
 /// One open store. Reads go to it directly (`reader.rs`), writes through the one [`super::Writer`].
 pub struct Database {
     pub(super) db: DB,
@@ -119,11 +122,30 @@ impl Database {
         Ok(database)
     }
 
+    /// Whether the folder has a store, sound or not.
+    pub fn exists(data: &Path) -> bool {
+        data.join("store").exists()
+    }
+
+    /// The stores that were set aside, by name.
+    pub fn set_aside_before(data: &Path) -> Result<Vec<PathBuf>, OpenError> {
+        let listed = fs::read_dir(data).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let listed = listed.map_err(|e| io_error("list the data folder", &e))?;
+        let is_one = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(ASIDE);
+        let mut places: Vec<PathBuf> = listed
+            .iter()
+            .filter(|e| is_one(e))
+            .map(|e| e.path())
+            .collect();
+        places.sort_unstable();
+        Ok(places)
+    }
+
     /// Moves a store that does not open out of the way and names its new place. The next [`Database::open`] makes an empty
     /// one; the caller draws a new store id first, because what the old one promised is forgotten with it.
     pub fn set_aside(data: &Path) -> Result<PathBuf, OpenError> {
         let _lock = lock(data)?;
-        let free = (1..).map(|n| data.join(format!("store.damaged-{n}")));
+        let free = (1..).map(|n| data.join(format!("{ASIDE}{n}")));
         let place = free.into_iter().find(|place| !place.exists());
         let place = place.expect("the numbers do not end");
         fs::rename(data.join("store"), &place)

@@ -1,7 +1,9 @@
 //! Groups of managers in one process, over loopback: elections, crashes, snapshots, changes of members, reads.
 
 use super::{LIMIT, bind, copy_folder};
-use crate::manager::{Group, GroupConfig, ManagerNode, RaftServer, RaftSettings, dial_plain};
+use crate::manager::{
+    Group, GroupConfig, MANAGER_BINDINGS, ManagerNode, RaftServer, RaftSettings, dial_plain,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -385,6 +387,10 @@ async fn managers_are_added_and_removed_and_an_id_is_never_used_again() {
     assert!(cluster.has(4, 1).await);
 
     let leader = cluster.leader().await;
+    let name = format!("{MANAGER_BINDINGS}{leader}");
+    let announced = bind(9, &name, "127.0.0.1:7420");
+    let bound = cluster.group(leader).propose(announced, LIMIT).await;
+    bound.unwrap().unwrap();
     cluster
         .group(4)
         .remove_manager(leader, LIMIT)
@@ -401,6 +407,8 @@ async fn managers_are_added_and_removed_and_an_id_is_never_used_again() {
         .collect();
     assert_eq!(left.len(), 3, "{left:?}");
     assert!(!left.contains(&leader));
+    let view = cluster.group(second).read(LIMIT).await.unwrap();
+    assert!(view.look(|tables| tables.binding(&name).is_none()));
     let again = cluster
         .group(second)
         .add_manager(leader, cluster.node(leader), LIMIT)
