@@ -135,6 +135,9 @@ fn told(ended: &Ended, status: i32, words: &[&str]) {
     );
 }
 
+/// The status, the verb, what is on its standard input, and words that it has to say.
+type Wrong<'a> = (i32, &'a [&'a str], &'a [u8], &'a [&'a str]);
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn what_is_wrong_is_told_in_words_and_changes_nothing() {
@@ -143,7 +146,7 @@ async fn what_is_wrong_is_told_in_words_and_changes_nothing() {
     let (longest, too_long) = ("k".repeat(4_096), "k".repeat(4_097));
     let name = "n".repeat(256);
     let value = vec![b'v'; 1024 * 1024 + 1];
-    let wrong: [(i32, &[&str], &[u8], &[&str]); 10] = [
+    let wrong: [Wrong<'_>; 10] = [
         (2, &["put", &too_long, "v"], b"", &["4096"]),
         (2, &["put", "", "v"], b"", &["key"]),
         (2, &["get", ""], b"", &["key"]),
