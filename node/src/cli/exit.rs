@@ -61,6 +61,7 @@ impl Trouble {
 
     /// What the client said, about something that was tried ("the put of 'apple'").
     pub fn of(what: impl fmt::Display, error: &Error) -> Trouble {
+        let what = printable(&what.to_string());
         let why = why(error);
         match error.class() {
             Class::Invalid => Trouble::new(
@@ -156,6 +157,15 @@ fn settle(error: &Error) -> String {
         Some(id) => format!("repeat the same command with --request-id {id}; it runs at most once"),
         None => "look whether it happened before you repeat it".to_string(),
     }
+}
+
+/// What somebody typed, in a line of ours: a name with a line break must not make two lines of it.
+fn printable(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 pub fn one_line(text: &str) -> String {
