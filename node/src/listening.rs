@@ -19,7 +19,8 @@ use tokio::time::{Sleep, sleep};
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use understudy_proto::limits::{
-    ADMIN_CONNECTIONS_MAX, FIRST_WORDS_MS_MAX, INTERNAL_CONNECTIONS_MAX, PUBLIC_CONNECTIONS_MAX,
+    ADMIN_CONNECTION_MS_MAX, ADMIN_CONNECTIONS_MAX, FIRST_WORDS_MS_MAX, INTERNAL_CONNECTIONS_MAX,
+    PUBLIC_CONNECTIONS_MAX,
 };
 
 /// A gRPC server as every port of ours has it: connections whose other end is gone are noticed.
@@ -37,15 +38,16 @@ pub struct Room {
     pub admin: usize,
 }
 
-/// Files that connections never take: the store's, the logs', and the connections that this process opens.
-const FILES_KEPT: usize = 768;
+/// Files that connections never take, beside the store's: the logs', and the connections that this process opens.
+const FILES_KEPT: usize = 256;
 /// What a port has in any case, however few files the process may open.
 const LEAST: usize = 16;
 
 impl Room {
     /// Raises the process's limit of open files as far as it may, and divides it.
-    pub fn of_process() -> Room {
-        let room = Room::within(raise_files_limit());
+    /// `store_files`: those that the store may hold open.
+    pub fn of_process(store_files: usize) -> Room {
+        let room = Room::within(raise_files_limit().saturating_sub(store_files));
         let wanted = Room::within(usize::MAX);
         if room != wanted {
             let Room {
@@ -92,18 +94,22 @@ pub fn connections(
     listener: TcpListener,
     max: usize,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    unfold(Port::new(listener, max), |mut port| async move {
-        let (connection, _) = port.next(FIRST_WORDS_BYTES).await;
+    unfold(Port::grpc(listener, max), |mut port| async move {
+        let (connection, _) = port.next().await;
         Some((Ok(connection), port))
     })
 }
 
-/// The connections of an HTTP port.
+/// The connections of an HTTP port. HTTP/1 has no ping, so each ends after a while, whatever it says.
 pub fn http_connections(
     listener: TcpListener,
     max: usize,
 ) -> impl axum::serve::Listener<Addr = SocketAddr> {
-    Port::new(listener, max)
+    Port {
+        limit: Duration::from_millis(ADMIN_CONNECTION_MS_MAX),
+        missing: usize::MAX,
+        ..Port::grpc(listener, max)
+    }
 }
 
 /// HTTP/2 begins with 24 bytes that are always the same.
@@ -114,26 +120,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Port {
     listener: TcpListener,
     room: Arc<Semaphore>,
-    /// For the first words of a connection.
+    /// Within so long a connection has to say so many bytes.
     limit: Duration,
+    missing: usize,
 }
 
 impl Port {
-    fn new(listener: TcpListener, max: usize) -> Port {
+    fn grpc(listener: TcpListener, max: usize) -> Port {
         Port {
             listener,
             room: Arc::new(Semaphore::new(max)),
             limit: Duration::from_millis(FIRST_WORDS_MS_MAX),
+            missing: FIRST_WORDS_BYTES,
         }
     }
 
-    async fn next(&mut self, missing: usize) -> (Connection, SocketAddr) {
+    async fn next(&mut self) -> (Connection, SocketAddr) {
         let permit = self.room.clone().acquire_owned().await;
         let permit = permit.expect("nobody closes the semaphore");
         loop {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
-                    return (Connection::new(stream, missing, self.limit, permit), from);
+                    let connection = Connection::new(stream, self.missing, self.limit, permit);
+                    return (connection, from);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -149,7 +158,7 @@ impl axum::serve::Listener for Port {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        self.next(1).await
+        self.next().await
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -268,7 +277,7 @@ mod tests {
         };
         assert_eq!(Room::within(usize::MAX), most);
         assert_eq!(Room::within(20_000), most);
-        let few = Room::within(1_024);
+        let few = Room::within(1_024 - 512);
         assert_eq!((few.public, few.internal, few.admin), (160, 64, 32));
         let fewest = Room::within(0);
         assert_eq!((fewest.public, fewest.internal, fewest.admin), (16, 16, 16));
@@ -298,13 +307,13 @@ mod tests {
         let limit = Duration::from_millis(200);
         let mut port = Port {
             limit,
-            ..Port::new(listener, 3)
+            ..Port::grpc(listener, 3)
         };
         let mut clients = Vec::new();
         for said in [0, 23, 24] {
             let mut client = TcpStream::connect(address).await.unwrap();
             client.write_all(&vec![b'x'; said]).await.unwrap();
-            let (mut connection, _) = port.next(FIRST_WORDS_BYTES).await;
+            let (mut connection, _) = port.next().await;
             connection.read_exact(&mut vec![0; said]).await.unwrap();
             clients.push((said, client, connection));
         }

@@ -367,7 +367,7 @@ async fn noise_on_every_port_changes_nothing_and_stops_nobody() {
     let silent: Vec<TcpStream> = grpc
         .iter()
         .chain(&admin)
-        .flat_map(|port| (0..100).map(|_| connect(*port)))
+        .flat_map(|port| (0..20).map(|_| connect(*port)))
         .collect();
     let held_since = Instant::now();
 

@@ -68,10 +68,13 @@ async fn every_acknowledged_write_is_accounted_for_when_processes_are_killed() {
     let nodes = world.names(MemberRole::Node);
     let (alone, others) = nodes.split_first().unwrap();
     for other in others {
+        world.note_primaries_of(other).await;
+    }
+    for other in others {
         world.cluster.kill(other).await.unwrap();
     }
+    world.note_when_primary_of_all(alone).await;
     load.some_more(500).await;
-    world.note_primaries_of(alone).await;
     world.cluster.kill(alone).await.unwrap();
     for other in others {
         world.restart(other).await;
@@ -187,15 +190,31 @@ impl World {
 
     /// To be called when no failover is under way: who is primary then stays it until it is killed.
     async fn note_primaries_of(&mut self, member: &str) {
+        let primaries = self.primaries_of(member).await;
+        self.lost.extend(primaries);
+    }
+
+    /// Waits until the failovers of all shards to this node are over.
+    async fn note_when_primary_of_all(&mut self, member: &str) {
+        let began = Instant::now();
+        while self.primaries_of(member).await.len() < SHARDS as usize {
+            assert!(began.elapsed() < PATIENCE, "{member} takes over all shards");
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.note_primaries_of(member).await;
+    }
+
+    /// The shards whose primary it is, with its id; none of a manager.
+    async fn primaries_of(&self, member: &str) -> Vec<(u32, u64)> {
         let internal = self.cluster.member(member).unwrap().ports.internal;
         let nodes = self.client.cluster().nodes().await.unwrap().nodes;
         let address = format!("127.0.0.1:{internal}");
         let Some(node) = nodes.iter().find(|node| node.internal_address == address) else {
-            return;
+            return Vec::new();
         };
         let shards = self.client.cluster().shards(Some(NAMESPACE)).await.unwrap();
         let of_node = shards.shards.iter().filter(|row| row.primary == node.node);
-        self.lost.extend(of_node.map(|row| (row.index, node.node)));
+        of_node.map(|row| (row.index, node.node)).collect()
     }
 
     async fn recorded(&self) -> Recorded {

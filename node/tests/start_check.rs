@@ -312,6 +312,45 @@ fn what_is_not_damage_is_refused_and_nothing_is_moved() {
 }
 
 #[test]
+fn a_disk_that_fails_and_a_volume_that_is_not_there_are_refused_and_nothing_is_moved() {
+    let unreadable = |data: &Path| {
+        std::fs::remove_file(data.join("store/CURRENT")).unwrap();
+        std::fs::create_dir(data.join("store/CURRENT")).unwrap();
+    };
+    let not_mounted = |data: &Path| {
+        std::fs::remove_dir_all(data.join("store")).unwrap();
+        std::os::unix::fs::symlink(data.join("volume"), data.join("store")).unwrap();
+    };
+    let breakages: [&dyn Fn(&Path); 2] = [&unreadable, &not_mounted];
+    for breakage in breakages {
+        let data = filled();
+        let before = std::fs::read_to_string(data.path().join("CLUSTER")).unwrap();
+        breakage(data.path());
+        let (ready, folder) = start(data.path());
+        assert!(matches!(ready, Err(RoleError::Failed(_))), "{ready:?}");
+        drop(folder);
+        let after = std::fs::read_to_string(data.path().join("CLUSTER")).unwrap();
+        assert_eq!(after, before, "the store id stays");
+        assert!(data.path().join("store").symlink_metadata().is_ok());
+        assert!(!data.path().join("store.damaged-1").exists());
+    }
+}
+
+#[test]
+fn the_files_of_another_store_are_refused() {
+    let (ours, other) = (filled(), filled());
+    for data in [&ours, &other] {
+        start(data.path()).0.unwrap();
+    }
+    std::fs::remove_dir_all(ours.path().join("store")).unwrap();
+    std::fs::rename(other.path().join("store"), ours.path().join("store")).unwrap();
+    let why = start(ours.path()).0.unwrap_err();
+    assert!(matches!(why, RoleError::FolderUnusable(_)), "{why}");
+    assert!(why.to_string().contains("CLUSTER names"), "{why}");
+    assert!(ours.path().join("store/CURRENT").exists());
+}
+
+#[test]
 fn a_disk_that_damages_one_store_after_the_other_is_not_given_a_fourth() {
     let data = filled();
     for n in 1..=3 {

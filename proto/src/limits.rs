@@ -77,7 +77,9 @@ pub const PUBLIC_CONNECTIONS_MAX: usize = 4_096;
 pub const INTERNAL_CONNECTIONS_MAX: usize = 1_024;
 /// Connections to the admin port.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
-/// How long a new connection may take to say the first 24 bytes of HTTP/2 (admin: anything); beyond it it is closed.
+/// How long a connection to the admin port may stay.
+pub const ADMIN_CONNECTION_MS_MAX: u64 = 10_000;
+/// How long a new connection may take to say the first 24 bytes of HTTP/2; beyond it it is closed.
 pub const FIRST_WORDS_MS_MAX: u64 = 10_000;
 /// Requests of one stream that are not answered yet; beyond it the server stops reading the stream.
 pub const STREAM_IN_FLIGHT_MAX: usize = 4_096;

@@ -108,11 +108,11 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
             loss_permille: dice.between(300, 950) as u32,
         },
         22 => FaultKind::Drain { node },
+        23 => FaultKind::LoseStore { node },
         24 => FaultKind::Flicker {
             shard,
             loss_permille: dice.between(400, 750) as u32,
         },
-        23 => FaultKind::LoseStore { node },
         _ => FaultKind::Transfer { shard },
     }
 }

@@ -52,10 +52,12 @@ pub(super) trait RoleConfig: Section + Default + DeserializeOwned {
     fn listen(&self) -> &Listen;
     fn log(&self) -> &LogSettings;
     fn shutdown_timeout_ms(&self) -> u64;
+    /// Files that its store may hold open.
+    fn store_files(&self) -> u32;
 }
 
 macro_rules! role_config {
-    ($config:ty, $role:literal) => {
+    ($config:ty, $role:literal, $store_files:expr) => {
         impl RoleConfig for $config {
             const ROLE: &'static str = $role;
             fn problems(&self) -> Vec<Problem> {
@@ -70,11 +72,16 @@ macro_rules! role_config {
             fn shutdown_timeout_ms(&self) -> u64 {
                 self.shutdown_timeout_ms
             }
+            fn store_files(&self) -> u32 {
+                let store_files: fn(&$config) -> u32 = $store_files;
+                store_files(self)
+            }
         }
     };
 }
-role_config!(ManagerConfig, "manager");
-role_config!(NodeConfig, "node");
+// As the log of the managers' group is opened.
+role_config!(ManagerConfig, "manager", |_| 64);
+role_config!(NodeConfig, "node", |config| config.storage.open_files);
 
 pub async fn manager(args: ServerArgs<ManagerConfig>) -> Ended {
     serve(args, manager_role::run).await
@@ -160,7 +167,7 @@ where
     let listeners = Listeners::bind(config.listen()).await?;
     let bound = listeners.bound()?;
     tell_ports(C::ROLE, &bound, print_ports);
-    let room = Room::of_process();
+    let room = Room::of_process(config.store_files() as usize);
     let admin = Admin::default();
     telemetry::register_process(&admin, C::ROLE);
     let (admin_stopper, admin_stop) = stopper();

@@ -81,8 +81,8 @@ impl std::fmt::Debug for Node {
 const CALL_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
-/// Above the longest lease (25 s in slow settings), after which a node that is not heard counts as down.
-const REPLACED_PATIENCE: Duration = Duration::from_secs(120);
+/// Above the silence after which a node counts as down: 2.5 times the longest heartbeat interval, 60 s.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs a data node until it is told to stop, and has stopped.
 pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> {
@@ -101,9 +101,10 @@ pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> 
     let managers = Arc::new(Managers::new(channels.clone(), &config.managers));
     let registration = registration(&config, &process, store);
     let known = folder.identity().cluster;
-    let patience = match ready.start.replaced {
-        true => REPLACED_PATIENCE,
-        false => Duration::ZERO,
+    // With a store that was replaced, now or by a start that got no further.
+    let patience = match folder.identity().id {
+        Some(_) => REPLACED_PATIENCE,
+        None => Duration::ZERO,
     };
     let registered = register(&managers, known, registration, patience, &process.stop).await?;
     let Some(registered) = registered else {

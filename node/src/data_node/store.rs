@@ -9,7 +9,7 @@ use crate::data_folder::DataFolder;
 use crate::process::RoleError;
 use crate::storage::{Database, OpenError, Options};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use understudy_proto::ShardId;
 use understudy_proto::limits::DAMAGED_STORES_MAX;
@@ -64,11 +64,11 @@ enum Unfit {
 /// Opens the store of the folder and checks it; the store id of the folder is the right one afterwards.
 pub fn prepare(folder: &mut DataFolder, options: &Options) -> Result<Ready, RoleError> {
     let mut replaced = finish_setting_aside(folder)? || replace_missing(folder)?;
-    let ready = match open_and_check(folder.path(), options) {
+    let ready = match open_and_check(folder, options) {
         Err(Unfit::Damaged(why)) => {
             set_aside(folder, &why)?;
             replaced = true;
-            open_and_check(folder.path(), options)
+            open_and_check(folder, options)
         }
         other => other,
     };
@@ -88,7 +88,7 @@ fn finish_setting_aside(folder: &mut DataFolder) -> Result<bool, RoleError> {
     if folder.identity().to_set_aside.is_none() {
         return Ok(false);
     }
-    if Database::exists(folder.path()) {
+    if exists(folder)? {
         move_aside(folder, "an earlier start found it damaged")?;
     }
     folder.store_was_set_aside()?;
@@ -97,7 +97,7 @@ fn finish_setting_aside(folder: &mut DataFolder) -> Result<bool, RoleError> {
 
 /// A node that joined once had a store. Without it, it must not come back under the id of the one that is gone.
 fn replace_missing(folder: &mut DataFolder) -> Result<bool, RoleError> {
-    if folder.identity().id.is_none() || Database::exists(folder.path()) {
+    if folder.identity().id.is_none() || exists(folder)? {
         return Ok(false);
     }
     let lost = folder.identity().store;
@@ -111,8 +111,15 @@ fn replace_missing(folder: &mut DataFolder) -> Result<bool, RoleError> {
     Ok(true)
 }
 
-fn open_and_check(data: &Path, options: &Options) -> Result<Ready, Unfit> {
-    let database = Database::open(data, options).map_err(unfit_to_open)?;
+fn exists(folder: &DataFolder) -> Result<bool, RoleError> {
+    Database::exists(folder.path()).map_err(|error| RoleError::Failed(error.to_string()))
+}
+
+fn open_and_check(folder: &DataFolder, options: &Options) -> Result<Ready, Unfit> {
+    let database = Database::open(folder.path(), options).map_err(unfit_to_open)?;
+    if let Some(store) = folder.identity().store {
+        database.belongs_to(store).map_err(unfit_to_open)?;
+    }
     let start = check_copies(&database)?;
     Ok(Ready { database, start })
 }
@@ -121,7 +128,7 @@ fn unfit_to_open(error: OpenError) -> Unfit {
     match error {
         OpenError::Damaged(why) => Unfit::Damaged(why),
         OpenError::Io(_) => Unfit::Refused(RoleError::Failed(error.to_string())),
-        OpenError::Locked { .. } | OpenError::Format { .. } => {
+        OpenError::Locked { .. } | OpenError::Format { .. } | OpenError::Other { .. } => {
             Unfit::Refused(RoleError::FolderUnusable(error.to_string()))
         }
     }

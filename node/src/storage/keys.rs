@@ -55,6 +55,8 @@ pub enum StoreKey {
     Format = 1,
     /// Written by the progress probe; its value means nothing.
     Probe = 2,
+    /// The store id that these files were made for, 16 bytes.
+    Id = 3,
 }
 
 /// No shard has this id: ids are counted up from 1.

@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use understudy_proto::StoreId;
 
 /// The format of the store as a whole: families, keys and values. A store of another one is refused.
 pub const FORMAT: u32 = 1;
@@ -82,6 +83,11 @@ pub enum OpenError {
     Format {
         found: u32,
     },
+    /// Its files were made for another store id.
+    Other {
+        found: StoreId,
+        wanted: StoreId,
+    },
     /// What is there is not what was written. The store is set aside and its copies are rebuilt, never shorter.
     Damaged(String),
     Io(String),
@@ -99,6 +105,11 @@ impl fmt::Display for OpenError {
                 f,
                 "the store has format {found}, this program reads format {FORMAT}"
             ),
+            OpenError::Other { found, wanted } => write!(
+                f,
+                "the files of the store are those of store {found}, and the folder's CLUSTER names {wanted}: \
+                 restore or mount the whole data folder, or start with an empty one"
+            ),
             OpenError::Damaged(what) => write!(f, "the store is damaged: {what}"),
             OpenError::Io(what) => write!(f, "the store cannot be opened: {what}"),
         }
@@ -113,7 +124,7 @@ impl Database {
         fs::create_dir_all(data).map_err(|e| io_error("create the data folder", &e))?;
         let lock = lock(data)?;
         let folder = data.join("store");
-        if !folder.exists() {
+        if !Database::exists(data)? {
             create(data, &folder, options)?;
         }
         let database = open_folder(&folder, options, lock)?;
@@ -122,9 +133,34 @@ impl Database {
         Ok(database)
     }
 
-    /// Whether the folder has a store, sound or not.
-    pub fn exists(data: &Path) -> bool {
-        data.join("store").exists()
+    /// Whether the folder has a store, sound or not. A link whose volume is not mounted is one, too.
+    pub fn exists(data: &Path) -> Result<bool, OpenError> {
+        match fs::symlink_metadata(data.join("store")) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error("look for the store", &error)),
+        }
+    }
+
+    /// Marks a new store with its id. Files of another id were put here by somebody, from a backup or by a mount: what
+    /// they promised is not what this id promised.
+    pub fn belongs_to(&self, store: StoreId) -> Result<(), OpenError> {
+        let (meta, key) = (self.family(Family::Meta), keys::store(StoreKey::Id));
+        let found = self.db.get_cf(meta, key).map_err(|e| from_rocksdb(&e))?;
+        let Some(found) = found else {
+            let mut synced = WriteOptions::default();
+            synced.set_sync(true);
+            let written = self.db.put_cf_opt(meta, key, store.to_bytes(), &synced);
+            return written.map_err(|e| from_rocksdb(&e));
+        };
+        match StoreId::from_slice(&found) {
+            Some(found) if found == store => Ok(()),
+            Some(found) => Err(OpenError::Other {
+                found,
+                wanted: store,
+            }),
+            None => Err(OpenError::Damaged("its id is none".into())),
+        }
     }
 
     /// The stores that were set aside, by name.
@@ -272,8 +308,7 @@ fn open_folder(folder: &Path, options: &Options, lock: File) -> Result<Database,
 
 /// Exactly the families of the catalogue, beside RocksDB's own `default`, which stays empty.
 fn check_families(options: &rocksdb::Options, folder: &Path) -> Result<(), OpenError> {
-    let mut found = DB::list_cf(options, folder)
-        .map_err(|e| OpenError::Damaged(format!("it does not tell its families: {e}")))?;
+    let mut found = DB::list_cf(options, folder).map_err(|e| from_rocksdb(&e))?;
     found.retain(|name| name != "default");
     found.sort_unstable();
     let mut expected = Family::ALL.map(Family::name);
