@@ -321,7 +321,11 @@ fn a_disk_that_fails_and_a_volume_that_is_not_there_are_refused_and_nothing_is_m
         std::fs::remove_dir_all(data.join("store")).unwrap();
         std::os::unix::fs::symlink(data.join("volume"), data.join("store")).unwrap();
     };
-    let breakages: [&dyn Fn(&Path); 2] = [&unreadable, &not_mounted];
+    let empty = |data: &Path| {
+        std::fs::remove_dir_all(data.join("store")).unwrap();
+        std::fs::create_dir(data.join("store")).unwrap();
+    };
+    let breakages: [&dyn Fn(&Path); 3] = [&unreadable, &not_mounted, &empty];
     for breakage in breakages {
         let data = filled();
         let before = std::fs::read_to_string(data.path().join("CLUSTER")).unwrap();

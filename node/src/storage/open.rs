@@ -124,8 +124,9 @@ impl Database {
         fs::create_dir_all(data).map_err(|e| io_error("create the data folder", &e))?;
         let lock = lock(data)?;
         let folder = data.join("store");
-        if !Database::exists(data)? {
-            create(data, &folder, options)?;
+        match Database::exists(data)? {
+            true => look_inside(&folder)?,
+            false => create(data, &folder, options)?,
         }
         let database = open_folder(&folder, options, lock)?;
         database.check_format()?;
@@ -250,6 +251,19 @@ fn lock(data: &Path) -> Result<File, OpenError> {
         .and_then(|()| write!(file, "pid {}", std::process::id()))
         .map_err(|e| io_error("write the lock file", &e))?;
     Ok(file)
+}
+
+/// A folder without anything in it, or a link to nowhere, is no damaged store: its volume is not mounted.
+fn look_inside(folder: &Path) -> Result<(), OpenError> {
+    let mut entries = fs::read_dir(folder)
+        .map_err(|e| io_error("look into the store; is its volume mounted?", &e))?;
+    match entries.next() {
+        Some(_) => Ok(()),
+        None => Err(OpenError::Io(
+            "its folder is empty; mount its volume, or remove the folder if the store is lost"
+                .into(),
+        )),
+    }
 }
 
 /// Makes an empty store beside and renames it, so that it exists whole or not at all.
