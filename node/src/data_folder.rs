@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! <data>/LOCK       held by the process that uses the folder, with its process id
-//! <data>/CLUSTER    the role, and once known the cluster, the id and the store id
+//! <data>/CLUSTER    the role, and once known the cluster, the id, the store id and a store still to be set aside
 //! ```
 //!
 //! The file is written beside and renamed, and never changes what it once said, but for the id of a store that was damaged
-//! and is replaced. A folder that is of another role or
-//! cluster, in use, or full of somebody else's files is refused before anything in it is touched.
+//! and is replaced. A folder that is of another role or cluster, in use, or full of somebody else's files is refused before
+//! anything in it is touched.
 
 use crate::process::RoleError;
 use rustix::fs::{FlockOperation, flock};

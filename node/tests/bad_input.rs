@@ -4,19 +4,21 @@
 //! What needs no cluster (settings, ports, foreign folders) is in `cli_usage.rs`; ids used twice, transactions across shards
 //! and wrong lines of an import are in `cli_cluster.rs`.
 
+mod asked;
 #[path = "bad_input/http2.rs"]
 mod http2;
+mod real;
 
+use asked::{Ended, run};
 use http2::Http2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
-use understudy_node::cli::cluster_processes::{LocalCluster, Shape};
+use understudy_node::cli::cluster_processes::LocalCluster;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -26,22 +28,9 @@ struct World {
     folder: tempfile::TempDir,
 }
 
-struct Ended {
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
 impl World {
     async fn start(nodes: u16) -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            port_base: 0,
-            executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
-            ..Shape::new(1, nodes, folder.path())
-        };
-        let mut cluster = LocalCluster::start(&shape).unwrap();
-        cluster.wait_ready(LIMIT).await.unwrap();
+        let (cluster, folder) = real::cluster(1, nodes).await;
         let world = World {
             endpoints: cluster.endpoints().join(","),
             cluster,
@@ -57,13 +46,7 @@ impl World {
     }
 
     fn ask(&self, args: &[&str], input: &[u8]) -> Ended {
-        run(
-            Command::new(env!("CARGO_BIN_EXE_understudy"))
-                .args(args)
-                .env("UNDERSTUDY_ENDPOINTS", &self.endpoints)
-                .env("UNDERSTUDY_DEADLINE_MS", "20000"),
-            input,
-        )
+        asked::ask(&self.endpoints, args, input)
     }
 
     fn read(&self, args: &[&str]) -> String {
@@ -88,25 +71,6 @@ impl World {
             .iter()
             .map(|member| member.pid().unwrap())
             .collect()
-    }
-}
-
-fn run(command: &mut Command, input: &[u8]) -> Ended {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // A verb that reads nothing may be gone already.
-    let _ = stdin.write_all(input);
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    Ended {
-        status: output.status.code().expect("it ends by itself"),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 

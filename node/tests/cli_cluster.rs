@@ -2,14 +2,16 @@
 //!
 //! The shapes of the JSON are a contract (docs/cli.md): a test that fails here means that somebody's script breaks.
 
+mod asked;
+mod real;
+
+use asked::Ended;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use understudy_node::cli::cluster_processes::{LocalCluster, Shape};
+use understudy_node::cli::cluster_processes::LocalCluster;
 
 /// A cluster of one manager and `nodes` nodes, and what asks it.
 struct World {
@@ -18,22 +20,9 @@ struct World {
     _folder: tempfile::TempDir,
 }
 
-struct Ended {
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
 impl World {
     async fn start(nodes: u16) -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            port_base: 0,
-            executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
-            ..Shape::new(1, nodes, folder.path())
-        };
-        let mut cluster = LocalCluster::start(&shape).unwrap();
-        cluster.wait_ready(Duration::from_secs(60)).await.unwrap();
+        let (cluster, folder) = real::cluster(1, nodes).await;
         let world = World {
             endpoints: cluster.endpoints().join(","),
             cluster,
@@ -58,25 +47,7 @@ impl World {
     }
 
     fn ask_with(&self, args: &[&str], input: &[u8]) -> Ended {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_understudy"))
-            .args(args)
-            .env("UNDERSTUDY_ENDPOINTS", &self.endpoints)
-            .env("UNDERSTUDY_DEADLINE_MS", "30000")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // A verb that reads nothing may be gone already.
-        let _ = stdin.write_all(input);
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        Ended {
-            status: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        asked::ask(&self.endpoints, args, input)
     }
 
     /// One document, with this status.

@@ -4,8 +4,9 @@
 //! I7: it stands in its primary's log as it was told, or in the orphan log of a node that runs and was the shard's
 //! primary when it was killed. I8: no id stands in a log twice, and the counters are the number of increments in the log.
 
+mod real;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use understudy_client::{Client, Error, Namespace, Outcome, Settings, Written};
-use understudy_node::cli::cluster_processes::{LocalCluster, MemberRole, Shape};
+use understudy_node::cli::cluster_processes::{LocalCluster, MemberRole};
 use understudy_node::cli::faults::wait_whole;
 use understudy_node::cli::read_back::{Recorded, request_of};
 use understudy_proto::failure::Applied;
@@ -127,14 +128,7 @@ struct World {
 
 impl World {
     async fn start() -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            port_base: 0,
-            executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
-            ..Shape::new(MANAGERS, NODES, folder.path())
-        };
-        let mut cluster = LocalCluster::start(&shape).unwrap();
-        cluster.wait_ready(PATIENCE).await.unwrap();
+        let (cluster, folder) = real::cluster(MANAGERS, NODES).await;
         let settings = Settings {
             deadline: PATIENCE,
             ..Settings::default()

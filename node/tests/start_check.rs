@@ -1,11 +1,13 @@
 //! What a node does with its store before it serves: damage behind the log's back is repaired and counted, a store that
 //! cannot be trusted is kept beside and replaced by an empty one under a new id, and the node gets its copies again.
 
+mod asked;
+mod real;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
-use understudy_node::cli::cluster_processes::{LocalCluster, Shape, http_get};
+use understudy_node::cli::cluster_processes::{LocalCluster, http_get};
 use understudy_node::data_folder::{DataFolder, Role};
 use understudy_node::data_node::store::{Ready, Repairs, prepare};
 use understudy_node::process::RoleError;
@@ -382,14 +384,7 @@ struct World {
 
 impl World {
     async fn start() -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            port_base: 0,
-            executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
-            ..Shape::new(1, 3, folder.path())
-        };
-        let mut cluster = LocalCluster::start(&shape).unwrap();
-        cluster.wait_ready(LIMIT).await.unwrap();
+        let (cluster, folder) = real::cluster(1, 3).await;
         let world = World { cluster, folder };
         world.ask(&[
             "namespace",
@@ -404,15 +399,9 @@ impl World {
     }
 
     fn ask(&self, args: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_understudy"))
-            .args(args)
-            .env("UNDERSTUDY_ENDPOINTS", self.cluster.endpoints().join(","))
-            .env("UNDERSTUDY_DEADLINE_MS", "30000")
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
+        let ended = asked::ask(&self.cluster.endpoints().join(","), args, b"");
+        assert_eq!(ended.status, 0, "{args:?}: {}", ended.stderr);
+        ended.stdout
     }
 
     fn json(&self, args: &[&str]) -> Value {

@@ -29,7 +29,7 @@ pub struct Plan {
     pub nodes: u16,
     /// 0: free ports.
     pub port_base: u16,
-    /// `None`: a temporary folder.
+    /// Where the folder of this run is made; `None`: where the machine keeps temporary files.
     pub data_dir: Option<PathBuf>,
     /// Leave the data where they are.
     pub keep: bool,
@@ -51,7 +51,11 @@ impl Local {
         let mut shape = Shape::new(plan.managers, plan.nodes, &folder);
         shape.port_base = plan.port_base;
         let mut processes = LocalCluster::start(&shape)?;
-        processes.wait_ready(START_LIMIT).await?;
+        if let Err(error) = processes.wait_ready(START_LIMIT).await {
+            // Their logs say why.
+            temporary.map(TempDir::keep);
+            return Err(error.into());
+        }
         Ok(Local {
             processes,
             folder,
@@ -113,13 +117,18 @@ impl Local {
     }
 }
 
+/// A new folder for this run alone, in the one that was named or among the machine's temporary ones: what lies there
+/// already stays as it is, and the next run finds no cluster of this one.
 fn folder(plan: &Plan) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
-    if let Some(folder) = &plan.data_dir {
-        let made = std::fs::create_dir_all(folder);
-        made.with_context(|| format!("the folder {} cannot be made", folder.display()))?;
-        return Ok((folder.clone(), None));
-    }
-    let temporary = tempfile::Builder::new().prefix("understudy-").tempdir()?;
+    let mut new = tempfile::Builder::new();
+    new.prefix("understudy-");
+    let temporary = match &plan.data_dir {
+        None => new.tempdir()?,
+        Some(parent) => {
+            let made = std::fs::create_dir_all(parent).and_then(|()| new.tempdir_in(parent));
+            made.with_context(|| format!("no folder can be made in {}", parent.display()))?
+        }
+    };
     if plan.keep {
         return Ok((temporary.keep(), None));
     }

@@ -49,10 +49,10 @@ pub struct ClusterArgs {
     /// The first port of our own cluster; every further process takes the next ten. 0: free ports
     #[arg(long, default_value_t = 0)]
     pub port_base: u16,
-    /// Where our own cluster keeps its data. By default a temporary folder
+    /// Where the new folder for the data is made. By default where this machine keeps temporary files
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
-    /// Leave the data where they are
+    /// Leave the data where they are, and say where
     #[arg(long)]
     pub keep: bool,
     /// Acknowledge when every copy has it, instead of the primary alone

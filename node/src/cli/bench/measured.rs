@@ -4,6 +4,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
+/// The longest latency that is told apart: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
 /// Latencies in microseconds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Latency {
@@ -111,11 +114,32 @@ fn percentiles(latency: &Latency) -> String {
     )
 }
 
-/// Latencies to a thousandth; it grows as it has to.
+/// Latencies to a thousandth, up to an hour: `saturating_record` cuts off what is longer.
 pub fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three significant digits are allowed")
+    Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are in order")
 }
 
 pub fn micros(elapsed: Duration) -> u64 {
     elapsed.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_of_all_sizes_are_told_as_they_were() {
+        let mut histogram = histogram();
+        for ms in [1, 20, 150, 30_000] {
+            histogram.saturating_record(micros(Duration::from_millis(ms)));
+        }
+        let latency = Latency::of(&histogram);
+        for (told, was) in [
+            (latency.p50_us, 20_000),
+            (latency.p99_us, 30_000_000),
+            (latency.max_us, 30_000_000),
+        ] {
+            assert!(told.abs_diff(was) <= was / 1_000, "{told} for {was}");
+        }
+    }
 }

@@ -79,6 +79,9 @@ async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Cl
         keep: args.keep,
     };
     let local = Local::start(&plan).await?;
+    if args.keep {
+        eprintln!("the data are kept in {}", local.folder().display());
+    }
     let client = patient_client(local.endpoints()).await?;
     make_namespace(&client, args, namespace).await?;
     faults::wait_whole(&client, u32::from(NODES), START_LIMIT).await?;

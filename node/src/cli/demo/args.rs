@@ -32,10 +32,10 @@ pub struct Args {
     /// The first port; every further process takes the next ten. 0: free ports.
     #[arg(long, default_value_t = 7420)]
     pub port_base: u16,
-    /// Where the processes keep their data. By default a temporary folder.
+    /// Where the new folder for the data is made. By default where this machine keeps temporary files.
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
-    /// Leave the data where they are.
+    /// Leave the data where they are, and say where.
     #[arg(long)]
     pub keep: bool,
     /// Also write a page for the browser.
