@@ -7,6 +7,7 @@ use understudy_protocol::effect::Report;
 use understudy_protocol::invariants::{Holder, Standing, Violation, unconverged};
 use understudy_protocol::object::Value;
 use understudy_protocol::store::Stored;
+use understudy_protocol::tables::ShardEntry;
 
 impl World {
     /// I2: at this moment, by each process's own clock.
@@ -57,10 +58,26 @@ impl World {
             let shard = self.shard(number);
             match tables.shard(shard) {
                 None => Some(format!("shard {shard} does not exist")),
-                Some(_) => self
+                Some(row) => self
                     .standing(shard)
-                    .and_then(|standing| unconverged(&standing)),
+                    .and_then(|standing| unconverged(&standing))
+                    .or_else(|| self.stray(shard, row)),
             }
+        })
+    }
+
+    /// A copy that no row names and that was not deleted.
+    fn stray(&self, shard: ShardId, row: &ShardEntry) -> Option<String> {
+        self.hosts.iter().find_map(|host| {
+            let process = host.process.as_ref()?;
+            let stray = !row.names(process.id()?.copy()) && process.replica(shard)?.is_present();
+            let keeps = || {
+                format!(
+                    "{} keeps a copy of s{shard} that no row names",
+                    host.place()
+                )
+            };
+            stray.then(keeps)
         })
     }
 

@@ -111,11 +111,6 @@ impl Disk {
         self.store.fail_next_write(Reason::StorageFailed);
     }
 
-    /// Whether something of the shard waits for a sync.
-    pub fn is_unsynced(&self, shard: understudy_proto::ShardId) -> bool {
-        self.unsynced.iter().any(|batch| batch.shard == shard)
-    }
-
     /// Whether a synced write was taken within that time; a disk with nothing to do could take one.
     pub fn makes_progress(&mut self, now_us: u64, interval_us: u64) -> bool {
         if self.unsynced.is_empty() && self.hung == 0 {

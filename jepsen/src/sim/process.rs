@@ -1,7 +1,7 @@
-//! The twin of a node's shard driver: it gives replicas their stimuli and carries out what they emit.
+//! A simulated process of a data node: it gives the copies their stimuli and carries out what they emit, as the shard
+//! threads of a real node do, and has the node's side of heartbeats and leases.
 //!
-//! Beside the replicas it has the node's side of heartbeats and leases. What is decided is decided there; here are only
-//! the joints: rows to assignments, reports to heartbeats, seals to replicas, answers to whoever asked.
+//! What is decided is decided in `protocol`; here are only the joints to the simulated world.
 
 use super::disk::Disk;
 use super::env::{Clock, Env, wall_ms};
@@ -9,23 +9,22 @@ use super::event::{Done, Parcel};
 use super::network::Place;
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{
-    ClientId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
+    ClientId, Epoch, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
 };
 use understudy_protocol::control::message::{
-    Ask, Claim, CopyReport, ExitReport, HandOver, HandOverAnswer, HandOverOutcome, HandOverRequest,
-    HeartbeatAnswer, SealAnswer, SealOutcome, SealRequest,
+    Claim, ExitReport, HandOver, HandOverAnswer, HandOverOutcome, HandOverRequest, HeartbeatAnswer,
+    SealAnswer, SealOutcome, SealRequest,
 };
 use understudy_protocol::control::{Answered, NodeControl};
-use understudy_protocol::effect::{
-    self, Answer, Assignment, Caller, Context, Effect, Input, SealedCopy,
-};
+use understudy_protocol::copies::{Copies, Notice, Out};
+use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
 use understudy_protocol::invariants::Holder;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::{ReadLevel, Replica, Settings};
-use understudy_protocol::store::{Batch, Meta, StoreChange};
+use understudy_protocol::store::Batch;
 use understudy_protocol::tables::{
     Answer as Told, BootId, Command, LaunchId, Refusal, Registration, ShardEntry,
 };
@@ -60,12 +59,10 @@ enum State {
 struct Running {
     id: ProcessId,
     control: NodeControl,
-    replicas: BTreeMap<ShardId, Replica>,
+    copies: Copies,
     rows: BTreeMap<ShardId, ShardEntry>,
     known: Revision,
     wanted: Revision,
-    claims: BTreeMap<ShardId, Epoch>,
-    asks: BTreeMap<ShardId, BTreeSet<Ask>>,
     callers: BTreeMap<Caller, Origin>,
     last_caller: u64,
     /// In which epoch it served, and whether under a lease, at the last step of a replica.
@@ -181,13 +178,13 @@ impl Process {
     }
 
     pub fn replica(&self, shard: ShardId) -> Option<&Replica> {
-        self.running()?.replicas.get(&shard)
+        self.running()?.copies.get(shard)
     }
 
     /// The lease that this process believes to hold for the shard.
     pub fn holder(&self, shard: ShardId, now: Instant) -> Option<Holder> {
         let running = self.running()?;
-        let epoch = *running.claims.get(&shard)?;
+        let epoch = running.copies.claim(shard)?;
         let process = running.id;
         running
             .control
@@ -315,12 +312,10 @@ impl Process {
         let mut running = Running {
             id,
             control: NodeControl::new(id, managers, INTERVAL),
-            replicas: BTreeMap::new(),
+            copies: Copies::new(id, settings()),
             rows: BTreeMap::new(),
             known: Revision::ZERO,
             wanted: Revision::ZERO,
-            claims: BTreeMap::new(),
-            asks: BTreeMap::new(),
             callers: BTreeMap::new(),
             last_caller: 0,
             act: (None, false),
@@ -337,11 +332,6 @@ impl Process {
 
 impl Running {
     fn open(&mut self, shard: ShardId, turn: &mut Turn) {
-        let settings = Settings {
-            interval: INTERVAL,
-            log_bytes: LOG_BYTES,
-            log_age: Duration::from_millis(1_000),
-        };
         match turn.disk.store.open_shard(shard) {
             Err(error) => {
                 turn.env
@@ -351,24 +341,26 @@ impl Running {
             Ok(saved) => {
                 let sound = finds_nothing(self.id.copy(), shard, &saved, &turn.disk.store);
                 turn.env.check(sound);
-                let replica = Replica::open(shard, self.id, saved, settings, turn.now());
-                let durable = replica.report().durable;
-                let checked = turn
-                    .env
-                    .invariants
-                    .on_opened(self.id.copy(), shard, durable);
+                self.copies.open(shard, saved, turn.now());
+                let durable = self.copies.get(shard).map(|copy| copy.report().durable);
+                let checked = turn.env.invariants.on_opened(
+                    self.id.copy(),
+                    shard,
+                    durable.unwrap_or_default(),
+                );
                 turn.env.check(checked);
-                self.replicas.insert(shard, replica);
             }
         }
     }
 
     fn on_tick(&mut self, turn: &mut Turn) {
-        let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
+        let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.step(shard, Input::Tick, turn);
         }
-        self.open_named(turn);
+        let mut notices = Vec::new();
+        self.copies.reports(&mut notices);
+        self.give(notices);
         self.heartbeat(turn);
     }
 
@@ -408,7 +400,7 @@ impl Running {
             turn.send(from, Parcel::Fetch { after: self.known });
         }
         for (shard, revision) in deletable {
-            self.delete(shard, revision, turn);
+            self.step(shard, Input::Delete { revision }, turn);
         }
         register || superseded
     }
@@ -498,7 +490,7 @@ impl Running {
         level: ReadLevel,
         turn: &mut Turn,
     ) -> Result<Done, Failure> {
-        let Some(replica) = self.replicas.get(&shard) else {
+        let Some(replica) = self.copies.get(shard) else {
             return Err(self.not_here(shard));
         };
         let leases = Leases(&self.control);
@@ -541,95 +533,13 @@ impl Running {
         }
         self.known = revision;
         for (shard, row) in rows {
-            let newer = self
-                .rows
-                .get(&shard)
-                .is_none_or(|old| old.revision < row.revision);
-            if newer {
-                self.on_row(shard, row, turn);
-            }
-        }
-        self.open_named(turn);
-    }
-
-    fn on_row(&mut self, shard: ShardId, row: ShardEntry, turn: &mut Turn) {
-        for ask in self.asks.remove(&shard).unwrap_or_default() {
-            self.control.withdraw(&ask);
-        }
-        self.rows.insert(shard, row);
-        if self.replicas.contains_key(&shard) {
-            self.assign(shard, turn);
-        }
-    }
-
-    /// Copies that a row names and that are not open yet.
-    fn open_named(&mut self, turn: &mut Turn) {
-        let me = self.id.copy();
-        let missing = |(shard, row): (&ShardId, &ShardEntry)| {
-            (row.names(me) && !self.replicas.contains_key(shard)).then_some(*shard)
-        };
-        let missing: Vec<ShardId> = self.rows.iter().filter_map(missing).collect();
-        for shard in missing {
-            // A copy that was just deleted is opened once that is durable.
-            if !turn.disk.is_unsynced(shard) {
+            let assignment = row.assignment(self.id.copy());
+            if self.copies.lacks(shard, &assignment) {
                 self.open(shard, turn);
-                self.assign(shard, turn);
             }
+            self.rows.insert(shard, row);
+            self.step(shard, Input::Assignment(assignment), turn);
         }
-    }
-
-    fn assign(&mut self, shard: ShardId, turn: &mut Turn) {
-        let row = &self.rows[&shard];
-        let me = self.id.copy();
-        let assignment = Assignment {
-            revision: row.revision,
-            epoch: row.epoch,
-            primary: row.primary,
-            secondaries: row.secondaries.clone(),
-            joining: row.joining.iter().copied().collect(),
-            oldest_open_cut: row.open_cuts.iter().map(|cut| cut.cut).min(),
-            open_cut_lists_me: row.cut_lists(me),
-        };
-        self.step(shard, Input::Assignment(assignment), turn);
-    }
-
-    /// The managers let the copy go: everything but its promise is removed.
-    fn delete(&mut self, shard: ShardId, upto: Revision, turn: &mut Turn) {
-        let newer = self.rows.get(&shard).is_some_and(|row| row.revision > upto);
-        let named = self
-            .rows
-            .get(&shard)
-            .is_some_and(|row| row.names(self.id.copy()));
-        if newer || named || turn.disk.is_unsynced(shard) {
-            return;
-        }
-        let Some(replica) = self.replicas.remove(&shard) else {
-            return;
-        };
-        let meta = Meta {
-            promise: replica.meta().promise,
-            ..Meta::empty()
-        };
-        let _ = turn.disk.store.open_shard(shard);
-        let changes = vec![StoreChange::DropCopy, StoreChange::PutMeta(meta)];
-        self.claims.remove(&shard);
-        self.control.give_up(shard);
-        self.write(
-            Batch {
-                shard,
-                number: 1,
-                changes,
-            },
-            turn,
-        );
-        self.control.report(CopyReport {
-            shard,
-            present: false,
-            last: Pair::ZERO,
-            promised: replica.meta().promise,
-            followed: Epoch::ZERO,
-            orphans: 0,
-        });
     }
 
     // ---- seals
@@ -645,7 +555,7 @@ impl Running {
             };
             if !self.step(shard, input, turn) {
                 self.callers.remove(&caller);
-                self.answer_seal(from, claim, SealOutcome::NoCopy, turn);
+                self.answer_seal(from, claim, SealOutcome::of(None), turn);
             }
         }
     }
@@ -653,27 +563,14 @@ impl Running {
     fn on_hand_over(&mut self, from: Place, request: HandOverRequest, turn: &mut Turn) {
         let give_up_at = turn.now() + request.limit;
         for hand_over in request.hand_overs {
-            let (shard, epoch) = (hand_over.shard, hand_over.new_epoch);
-            // Only the primary of that epoch is meant; asked again after its promise it just tells it once more.
-            let acts = self.claims.get(&shard) == Some(&hand_over.epoch);
-            let promise = self.replicas.get(&shard).map(|r| r.meta().promise);
-            if !acts && promise != Some(epoch) {
-                continue;
-            }
-            let plan = effect::HandOver {
-                to: hand_over.target,
-                give_up_at,
-            };
             let caller = self.caller(Origin::HandOver {
                 place: from,
                 hand_over,
             });
-            let input = Input::Seal {
-                caller,
-                epoch,
-                hand_over: acts.then_some(plan),
-            };
-            self.step(shard, input, turn);
+            match self.copies.hand_over(&hand_over, caller, give_up_at) {
+                Some(input) => drop(self.step(hand_over.shard, input, turn)),
+                None => drop(self.callers.remove(&caller)),
+            }
         }
     }
 
@@ -713,25 +610,10 @@ impl Running {
         }
         match origin {
             Origin::Seal { place, claim } => {
-                let outcome = match answer {
-                    SealedCopy::Promised {
-                        position,
-                        complete: true,
-                        ..
-                    } => SealOutcome::Sealed { last: position },
-                    SealedCopy::Promised { .. } | SealedCopy::NotHandedOver => SealOutcome::NoCopy,
-                    SealedCopy::Higher { epoch } => SealOutcome::PromisedHigher { epoch },
-                };
-                self.answer_seal(place, claim, outcome, turn);
+                self.answer_seal(place, claim, SealOutcome::of(Some(answer)), turn);
             }
             Origin::HandOver { place, hand_over } => {
-                let outcome = match answer {
-                    SealedCopy::Promised { position, .. } => {
-                        HandOverOutcome::Promised { last: position }
-                    }
-                    _ => HandOverOutcome::Failed,
-                };
-                let hand_overs = vec![(hand_over, outcome)];
+                let hand_overs = vec![(hand_over, HandOverOutcome::of(answer))];
                 let answer = HandOverAnswer {
                     from: self.id,
                     hand_overs,
@@ -746,7 +628,7 @@ impl Running {
 
     /// False: there is no copy of the shard.
     fn step(&mut self, shard: ShardId, input: Input, turn: &mut Turn) -> bool {
-        let Some(replica) = self.replicas.get_mut(&shard) else {
+        let Some(before) = self.copies.get(shard).map(|copy| copy.report().serving) else {
             return false;
         };
         let leases = Leases(&self.control);
@@ -756,52 +638,30 @@ impl Running {
             stored: &turn.disk.store,
             lease: &leases,
         };
-        let mut effects = Vec::new();
-        let before = replica.report().serving;
-        replica.step(&context, input, &mut effects);
-        let serving = replica.report().serving.or(before);
-        let holds = serving.is_some_and(|epoch| self.control.holds(shard, epoch, context.now));
-        self.act = (serving, holds);
-        self.note_state(shard, turn);
-        for effect in effects {
+        let mut out = Out::default();
+        self.copies.step(&context, shard, input, &mut out);
+        let after = self
+            .copies
+            .get(shard)
+            .and_then(|copy| copy.report().serving);
+        let acted = after.or(before);
+        let holds = acted.is_some_and(|epoch| self.control.holds(shard, epoch, context.now));
+        self.act = (acted, holds);
+        self.give(out.notices);
+        if let Some(epoch) = after {
+            let checked = turn.env.invariants.on_serving(self.id, shard, epoch);
+            turn.env.check(checked);
+        }
+        for effect in out.effects {
             self.carry_out(shard, effect, turn);
         }
         true
     }
 
-    /// What heartbeats tell and claim follows the replica.
-    fn note_state(&mut self, shard: ShardId, turn: &mut Turn) {
-        let replica = &self.replicas[&shard];
-        let report = replica.report();
-        let row = self.rows.get(&shard);
-        let acts = row.is_some_and(|row| {
-            row.primary == Some(self.id) && row.epoch == report.promise && row.epoch > Epoch::ZERO
-        });
-        let epoch = row.map(|row| row.epoch).filter(|_| acts);
-        if self.claims.get(&shard).copied() != epoch {
-            match epoch {
-                Some(epoch) => {
-                    self.claims.insert(shard, epoch);
-                    self.control.claim(shard, epoch);
-                }
-                None => {
-                    self.claims.remove(&shard);
-                    self.control.give_up(shard);
-                }
-            }
+    fn give(&mut self, notices: Vec<Notice>) {
+        for notice in notices {
+            notice.give(&mut self.control);
         }
-        if let Some(epoch) = report.serving {
-            let checked = turn.env.invariants.on_serving(self.id, shard, epoch);
-            turn.env.check(checked);
-        }
-        self.control.report(CopyReport {
-            shard,
-            present: true,
-            last: report.durable,
-            promised: report.promise,
-            followed: report.followed,
-            orphans: report.orphans,
-        });
     }
 
     fn carry_out(&mut self, shard: ShardId, effect: Effect, turn: &mut Turn) {
@@ -814,7 +674,7 @@ impl Running {
             }
             Effect::Reply { caller, answer } => self.reply(caller, answer, turn),
             Effect::Sealed { caller, answer } => self.on_sealed(caller, answer, turn),
-            Effect::Ask(ask) => self.ask(shard, ask),
+            Effect::Ask(_) => unreachable!("it became a notice"),
             Effect::Broken(error) => {
                 turn.env
                     .note(format_args!("{} s{shard} BROKEN {error}", self.id));
@@ -865,22 +725,13 @@ impl Running {
             },
         );
     }
+}
 
-    fn ask(&mut self, shard: ShardId, ask: effect::Ask) {
-        let ask = match ask {
-            effect::Ask::NewEpoch { epoch } => {
-                let promise = self.replicas[&shard].meta().promise;
-                Ask::NewEpoch {
-                    shard,
-                    epoch,
-                    at_least: promise.max(epoch.next()),
-                }
-            }
-            effect::Ask::Complete { epoch, copy } => Ask::Complete { shard, epoch, copy },
-            effect::Ask::TooFarBehind { epoch, copy } => Ask::MarkJoining { shard, epoch, copy },
-        };
-        self.asks.entry(shard).or_default().insert(ask);
-        self.control.ask(ask);
+fn settings() -> Settings {
+    Settings {
+        interval: INTERVAL,
+        log_bytes: LOG_BYTES,
+        log_age: Duration::from_millis(1_000),
     }
 }
 

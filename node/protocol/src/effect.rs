@@ -52,6 +52,15 @@ pub struct Assignment {
     pub open_cut_lists_me: bool,
 }
 
+impl Assignment {
+    /// Whether the row wants a copy on that store, in whatever role.
+    pub fn names(&self, copy: CopyId) -> bool {
+        self.primary.is_some_and(|primary| primary.copy() == copy)
+            || self.secondaries.contains(&copy)
+            || self.joining.contains(&copy)
+    }
+}
+
 /// One stimulus.
 #[derive(Clone, Debug)]
 pub enum Input {

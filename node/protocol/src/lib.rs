@@ -5,6 +5,7 @@
 pub mod change;
 pub mod codec;
 pub mod control;
+pub mod copies;
 pub mod detector;
 pub mod effect;
 pub mod evaluate;

@@ -166,16 +166,6 @@ impl Directory {
 
     /// A shard's row as a replica needs it.
     pub fn assignment(&self, shard: ShardId, me: CopyId) -> Option<Assignment> {
-        let entry = self.shards.get(&shard)?;
-        let following = entry.joining.iter().chain(&entry.leaving).copied();
-        Some(Assignment {
-            revision: entry.revision,
-            epoch: entry.epoch,
-            primary: entry.primary,
-            secondaries: entry.secondaries.clone(),
-            joining: following.collect(),
-            oldest_open_cut: entry.open_cuts.iter().map(|cut| cut.cut).min(),
-            open_cut_lists_me: entry.cut_lists(me),
-        })
+        Some(self.shards.get(&shard)?.assignment(me))
     }
 }

@@ -16,7 +16,6 @@ use understudy_proto::{ClusterId, CopyId, NodeId, StoreId};
 use understudy_protocol::control::message::{
     self, HandOverAnswer, HandOverOutcome, HandOverRequest, SealAnswer, SealOutcome, SealRequest,
 };
-use understudy_protocol::effect::{HandOver, SealedCopy};
 
 /// The service that other nodes deliver to.
 #[derive(Debug)]
@@ -88,16 +87,8 @@ impl Replica for ReplicaServer {
         let asked: SealRequest = decode(&request)?;
         check_process(&self.node, asked.to)?;
         let sealing = asked.seals.into_iter().map(|claim| async move {
-            let outcome = match self.node.host.seal(claim.shard, claim.epoch, None).await {
-                Some(SealedCopy::Promised {
-                    position,
-                    complete: true,
-                    ..
-                }) => SealOutcome::Sealed { last: position },
-                Some(SealedCopy::Higher { epoch }) => SealOutcome::PromisedHigher { epoch },
-                _ => SealOutcome::NoCopy,
-            };
-            (claim, outcome)
+            let sealed = self.node.host.seal(claim.shard, claim.epoch).await;
+            (claim, SealOutcome::of(sealed))
         });
         let seals = futures::future::join_all(sealing).await;
         respond(message::encode(&SealAnswer {
@@ -116,24 +107,11 @@ impl Replica for ReplicaServer {
         check_process(&self.node, asked.to)?;
         let give_up_at = clock::now() + asked.limit;
         let handing = asked.hand_overs.into_iter().map(|wanted| async move {
-            let plan = HandOver {
-                to: wanted.target,
-                give_up_at,
-            };
-            let outcome = match self
-                .node
-                .host
-                .seal(wanted.shard, wanted.new_epoch, Some(plan))
-                .await
-            {
-                Some(SealedCopy::Promised { position, .. }) => {
-                    HandOverOutcome::Promised { last: position }
-                }
-                _ => HandOverOutcome::Failed,
-            };
-            (wanted, outcome)
+            let sealed = self.node.host.hand_over(wanted, give_up_at).await?;
+            Some((wanted, HandOverOutcome::of(sealed)))
         });
-        let hand_overs = futures::future::join_all(handing).await;
+        let answered = futures::future::join_all(handing).await;
+        let hand_overs = answered.into_iter().flatten().collect();
         respond(message::encode(&HandOverAnswer {
             from: self.node.me,
             hand_overs,

@@ -1,4 +1,5 @@
-//! The loop of one shard thread: take what waits, step the replicas, carry out the effects. (Twin: the simulator's host.)
+//! The loop of one shard thread: take what waits, step the copies, carry out the effects. What is decided is decided in
+//! `protocol::copies`, which the simulator's processes drive as well.
 //!
 //! All batches of one turn go to the writer together, all messages to a peer together. No effect waits for another.
 
@@ -9,7 +10,7 @@ use crate::clock;
 use crate::peers::Peers;
 use crate::storage::{Database, Report as StoreReport, Sink, State, Submitter, Writer};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,9 @@ use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::{Epoch, NodeId, ProcessId, RequestId, Revision, ShardId};
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message as control;
+use understudy_protocol::copies::{Copies, Out};
 use understudy_protocol::effect::{
-    Ask, Assignment, Caller, Context, Effect, HandOver, Input, Lease, Report, SealedCopy,
+    Assignment, Caller, Context, Effect, Input, Lease, Report, SealedCopy,
 };
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
@@ -69,10 +71,16 @@ pub(super) enum Command {
         from: NodeId,
         message: Message,
     },
+    /// A dropped reply says that there is no such copy.
     Seal {
         shard: ShardId,
         epoch: Epoch,
-        hand_over: Option<HandOver>,
+        reply: oneshot::Sender<SealedCopy>,
+    },
+    /// A dropped reply says that this process is not meant.
+    HandOver {
+        wanted: control::HandOver,
+        give_up_at: Instant,
         reply: oneshot::Sender<SealedCopy>,
     },
     Delete {
@@ -111,16 +119,13 @@ pub(super) struct Driver {
     submitter: Submitter,
     mailbox: Arc<Mailbox<Command>>,
     turned: Arc<AtomicU64>,
-    replicas: BTreeMap<ShardId, Replica>,
-    claims: BTreeMap<ShardId, Epoch>,
-    asks: BTreeMap<ShardId, Vec<control::Ask>>,
+    copies: Copies,
     followers: BTreeMap<ShardId, watch::Sender<LogView>>,
     waiting: HashMap<u64, Waiting>,
     next_caller: u64,
     store: State,
-    /// Copies to be reported at the next tick.
-    changed: BTreeSet<ShardId>,
-    effects: Vec<Effect>,
+    /// Empty between two steps.
+    out: Out,
     batches: Vec<Batch>,
     next_tick: Instant,
 }
@@ -145,6 +150,15 @@ impl Sink for ToMailbox {
     }
 }
 
+fn context<'a>(outside: &'a Outside, lease: &'a ControlLease) -> Context<'a> {
+    Context {
+        now: clock::now(),
+        wall_ms: clock::unix_ms(),
+        stored: &*outside.database,
+        lease,
+    }
+}
+
 impl Driver {
     pub fn new(
         outside: Outside,
@@ -154,18 +168,15 @@ impl Driver {
     ) -> Driver {
         Driver {
             submitter: writer.submitter(ToMailbox(mailbox.clone())),
+            copies: Copies::new(outside.me, outside.settings.clone()),
             outside,
             mailbox,
             turned,
-            replicas: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            asks: BTreeMap::new(),
             followers: BTreeMap::new(),
             waiting: HashMap::new(),
             next_caller: 0,
             store: State::Writing,
-            changed: BTreeSet::new(),
-            effects: Vec::new(),
+            out: Out::default(),
             batches: Vec::new(),
             next_tick: Instant::ZERO,
         }
@@ -173,13 +184,8 @@ impl Driver {
 
     /// Opens the copy of a shard as the store has it, perhaps empty.
     pub fn open(&mut self, shard: ShardId) -> Result<(), StoreError> {
-        if !self.replicas.contains_key(&shard) {
-            let saved = self.outside.database.open_shard(shard)?;
-            let settings = self.outside.settings.clone();
-            let replica = Replica::open(shard, self.outside.me, saved, settings, clock::now());
-            self.replicas.insert(shard, replica);
-            self.changed.insert(shard);
-        }
+        let saved = self.outside.database.open_shard(shard)?;
+        self.copies.open(shard, saved, clock::now());
         Ok(())
     }
 
@@ -224,26 +230,20 @@ impl Driver {
                 shard,
                 from,
                 message,
-            } => self.step(shard, Input::Message { from, message }),
+            } => drop(self.step(shard, Input::Message { from, message })),
             Command::Seal {
                 shard,
                 epoch,
-                hand_over,
                 reply,
-            } if self.replicas.contains_key(&shard) => {
-                let caller = self.caller(Waiting::Seal(reply));
-                self.step(
-                    shard,
-                    Input::Seal {
-                        caller,
-                        epoch,
-                        hand_over,
-                    },
-                );
+            } => self.seal(shard, epoch, reply),
+            Command::HandOver {
+                wanted,
+                give_up_at,
+                reply,
+            } => self.hand_over(&wanted, give_up_at, reply),
+            Command::Delete { shard, revision } => {
+                self.step(shard, Input::Delete { revision });
             }
-            // Dropping the reply says that there is no such copy.
-            Command::Seal { .. } | Command::Stop => {}
-            Command::Delete { shard, revision } => self.step(shard, Input::Delete { revision }),
             Command::View {
                 shard,
                 level,
@@ -252,36 +252,48 @@ impl Driver {
             Command::Dedup { shard, id, reply } => drop(reply.send(self.dedup(shard, id))),
             Command::Follow { shard, reply } => drop(reply.send(self.follow(shard))),
             Command::Reports { reply } => {
-                let reports = self
-                    .replicas
-                    .iter()
-                    .map(|(shard, replica)| (*shard, replica.report()));
+                let reports = self.copies.iter();
+                let reports = reports.map(|(shard, replica)| (shard, replica.report()));
                 drop(reply.send(reports.collect()));
             }
             Command::Stored(report) => self.stored(report),
+            Command::Stop => {}
         }
     }
 
     fn assign(&mut self, shard: ShardId, row: Assignment) {
-        let me = self.outside.me.copy();
-        let names = |row: &Assignment| {
-            row.primary.is_some_and(|primary| primary.copy() == me)
-                || row.secondaries.contains(&me)
-                || row.joining.contains(&me)
-        };
-        if !self.replicas.contains_key(&shard) {
-            if !names(&row) {
-                return;
-            }
-            if let Err(error) = self.open(shard) {
-                (self.outside.broken)(shard, &error);
-                return;
-            }
-        }
-        for ask in self.asks.remove(&shard).unwrap_or_default() {
-            lock(&self.outside.control).withdraw(&ask);
+        if self.copies.lacks(shard, &row)
+            && let Err(error) = self.open(shard)
+        {
+            (self.outside.broken)(shard, &error);
+            return;
         }
         self.step(shard, Input::Assignment(row));
+    }
+
+    fn seal(&mut self, shard: ShardId, epoch: Epoch, reply: oneshot::Sender<SealedCopy>) {
+        let caller = self.caller(Waiting::Seal(reply));
+        let input = Input::Seal {
+            caller,
+            epoch,
+            hand_over: None,
+        };
+        if !self.step(shard, input) {
+            self.waiting.remove(&caller.0);
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        wanted: &control::HandOver,
+        give_up_at: Instant,
+        reply: oneshot::Sender<SealedCopy>,
+    ) {
+        let caller = self.caller(Waiting::Seal(reply));
+        match self.copies.hand_over(wanted, caller, give_up_at) {
+            Some(input) => drop(self.step(wanted.shard, input)),
+            None => drop(self.waiting.remove(&caller.0)),
+        }
     }
 
     fn write(
@@ -321,7 +333,7 @@ impl Driver {
     }
 
     fn unknown(&self, shard: ShardId) -> Option<Failure> {
-        let here = self.replicas.contains_key(&shard);
+        let here = self.copies.get(shard).is_some();
         (!here).then(|| {
             Failure::no(Reason::NotPrimary, "this node has no copy of the shard")
                 .with("shard", shard.to_string())
@@ -378,19 +390,14 @@ impl Driver {
     }
 
     fn replica(&self, shard: ShardId) -> Result<&Replica, Failure> {
-        self.replicas
-            .get(&shard)
+        self.copies
+            .get(shard)
             .ok_or_else(|| self.unknown(shard).expect("it is not here"))
     }
 
     fn with_context<T>(&self, act: impl FnOnce(&Context<'_>) -> T) -> T {
         let lease = ControlLease(self.outside.control.clone());
-        act(&Context {
-            now: clock::now(),
-            wall_ms: clock::unix_ms(),
-            stored: &*self.outside.database,
-            lease: &lease,
-        })
+        act(&context(&self.outside, &lease))
     }
 
     fn stored(&mut self, report: StoreReport) {
@@ -415,28 +422,12 @@ impl Driver {
     fn tick(&mut self) {
         let now = clock::now();
         self.next_tick = now + understudy_protocol::time::Duration(TICK.as_micros() as u64);
-        let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
+        let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.step(shard, Input::Tick);
         }
-        for shard in std::mem::take(&mut self.changed) {
-            self.report(shard);
-        }
-    }
-
-    fn report(&self, shard: ShardId) {
-        let Some(replica) = self.replicas.get(&shard) else {
-            return;
-        };
-        let report = replica.report();
-        lock(&self.outside.control).report(control::CopyReport {
-            shard,
-            present: report.durable.version.0 > 0 || replica.assignment().is_some(),
-            last: report.durable,
-            promised: report.promise,
-            followed: report.followed,
-            orphans: report.orphans,
-        });
+        self.copies.reports(&mut self.out.notices);
+        self.give_notices();
     }
 
     fn caller(&mut self, waiting: Waiting) -> Caller {
@@ -445,40 +436,27 @@ impl Driver {
         Caller(self.next_caller)
     }
 
-    /// One step of one replica, and its effects.
-    fn step(&mut self, shard: ShardId, input: Input) {
-        let Some(mut replica) = self.replicas.remove(&shard) else {
-            return;
-        };
-        let quiet = matches!(input, Input::Tick);
-        let mut effects = std::mem::take(&mut self.effects);
-        self.with_context(|context| replica.step(context, input, &mut effects));
-        if !quiet || !effects.is_empty() {
-            self.changed.insert(shard);
-        }
-        self.claim(shard, replica.claim());
-        self.replicas.insert(shard, replica);
+    /// One step of one replica, and what it came to. False: there is no copy of the shard.
+    fn step(&mut self, shard: ShardId, input: Input) -> bool {
+        let lease = ControlLease(self.outside.control.clone());
+        let context = context(&self.outside, &lease);
+        let here = self.copies.step(&context, shard, input, &mut self.out);
+        self.give_notices();
+        let mut effects = std::mem::take(&mut self.out.effects);
         for effect in effects.drain(..) {
             self.carry_out(shard, effect);
         }
-        self.effects = effects;
+        self.out.effects = effects;
+        here
     }
 
-    /// Keeps the node's claims equal to what its replicas act as.
-    fn claim(&mut self, shard: ShardId, claim: Option<Epoch>) {
-        if self.claims.get(&shard).copied() == claim {
+    fn give_notices(&mut self) {
+        if self.out.notices.is_empty() {
             return;
         }
         let mut control = lock(&self.outside.control);
-        match claim {
-            Some(epoch) => {
-                control.claim(shard, epoch);
-                self.claims.insert(shard, epoch);
-            }
-            None => {
-                control.give_up(shard);
-                self.claims.remove(&shard);
-            }
+        for notice in self.out.notices.drain(..) {
+            notice.give(&mut control);
         }
     }
 
@@ -496,29 +474,8 @@ impl Driver {
                     let _ = reply.send(answer);
                 }
             }
-            Effect::Ask(ask) => self.ask(shard, ask),
             Effect::Broken(error) => (self.outside.broken)(shard, &error),
-        }
-    }
-
-    fn ask(&mut self, shard: ShardId, ask: Ask) {
-        let promise = self
-            .replicas
-            .get(&shard)
-            .map_or(Epoch::ZERO, |replica| replica.report().promise);
-        let ask = match ask {
-            Ask::NewEpoch { epoch } => control::Ask::NewEpoch {
-                shard,
-                epoch,
-                at_least: promise.max(epoch.next()),
-            },
-            Ask::Complete { epoch, copy } => control::Ask::Complete { shard, epoch, copy },
-            Ask::TooFarBehind { epoch, copy } => control::Ask::MarkJoining { shard, epoch, copy },
-        };
-        let asks = self.asks.entry(shard).or_default();
-        if !asks.contains(&ask) {
-            asks.push(ask);
-            lock(&self.outside.control).ask(ask);
+            Effect::Ask(_) => unreachable!("it became a notice"),
         }
     }
 
@@ -532,7 +489,7 @@ impl Driver {
         }
         self.followers.retain(|_, sender| !sender.is_closed());
         for (shard, sender) in &self.followers {
-            if let Some(replica) = self.replicas.get(shard) {
+            if let Some(replica) = self.copies.get(*shard) {
                 let durable = replica.report().durable;
                 sender.send_if_modified(|known| {
                     let moved = known.durable != durable;

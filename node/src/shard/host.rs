@@ -14,7 +14,8 @@ use tokio::sync::{oneshot, watch};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::limits::SHARD_MAILBOX_MAX;
 use understudy_proto::{Epoch, NodeId, RequestId, Revision, ShardId};
-use understudy_protocol::effect::{Assignment, HandOver, Report, SealedCopy};
+use understudy_protocol::control::message::HandOver;
+use understudy_protocol::effect::{Assignment, Report, SealedCopy};
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{LogView, ReadLevel};
@@ -190,16 +191,21 @@ impl ShardHost {
     }
 
     /// `None`: the node has no such copy.
-    pub async fn seal(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        hand_over: Option<HandOver>,
-    ) -> Option<SealedCopy> {
+    pub async fn seal(&self, shard: ShardId, epoch: Epoch) -> Option<SealedCopy> {
         self.ask(shard, |reply| Command::Seal {
             shard,
             epoch,
-            hand_over,
+            reply,
+        })
+        .await
+        .ok()
+    }
+
+    /// `None`: this process is not meant, or not any more.
+    pub async fn hand_over(&self, wanted: HandOver, give_up_at: Instant) -> Option<SealedCopy> {
+        self.ask(wanted.shard, |reply| Command::HandOver {
+            wanted,
+            give_up_at,
             reply,
         })
         .await

@@ -267,6 +267,9 @@ impl Leader {
         }
         let shards = self.view.copies.get(&node).into_iter().flatten();
         self.dirty.extend(shards.copied());
+        // And the copies there that no row names.
+        let reports = self.heard.get(&node).map(|heard| heard.reports.keys());
+        self.dirty.extend(reports.into_iter().flatten().copied());
     }
 
     fn on_tick(&mut self, turn: &mut Turn, wall_ms: u64) {

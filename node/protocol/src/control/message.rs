@@ -2,6 +2,7 @@
 //!
 //! Any of these may be lost, repeated, delayed or overtaken; whoever receives one judges by the ids in it.
 
+use crate::effect::SealedCopy;
 use crate::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use understudy_proto::ids::{
@@ -238,6 +239,23 @@ pub enum SealOutcome {
     NoCopy,
 }
 
+impl SealOutcome {
+    /// What the managers are told of a seal. `None`: the store has no copy of the shard.
+    pub fn of(sealed: Option<SealedCopy>) -> SealOutcome {
+        match sealed {
+            Some(SealedCopy::Promised {
+                position,
+                complete: true,
+                ..
+            }) => SealOutcome::Sealed { last: position },
+            Some(SealedCopy::Higher { epoch }) => SealOutcome::PromisedHigher { epoch },
+            Some(SealedCopy::Promised { .. } | SealedCopy::NotHandedOver) | None => {
+                SealOutcome::NoCopy
+            }
+        }
+    }
+}
+
 /// Asks a primary to hand over: hold new requests, wait until the target has everything, promise the new epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandOverRequest {
@@ -269,6 +287,15 @@ pub enum HandOverOutcome {
     Promised { last: Pair },
     /// The primary goes on as before.
     Failed,
+}
+
+impl HandOverOutcome {
+    pub fn of(sealed: SealedCopy) -> HandOverOutcome {
+        match sealed {
+            SealedCopy::Promised { position, .. } => HandOverOutcome::Promised { last: position },
+            SealedCopy::Higher { .. } | SealedCopy::NotHandedOver => HandOverOutcome::Failed,
+        }
+    }
 }
 
 /// From an agent: it saw exactly that process end.

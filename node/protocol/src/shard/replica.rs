@@ -11,7 +11,7 @@ use crate::effect::{
 };
 use crate::mutant::Mutant;
 use crate::object::Object;
-use crate::store::{Batch, Generation, Meta, Saved, StoreChange, StoreError};
+use crate::store::{Batch, Contents, Generation, Meta, Saved, StoreChange, StoreError};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -291,6 +291,17 @@ impl Replica {
             .map(|(_, entry)| entry))
     }
 
+    /// Whether there is a copy at all: a row names it, or it holds what the managers may let it delete. The promise alone
+    /// is none.
+    pub fn is_present(&self) -> bool {
+        let named = self.assignment.as_ref();
+        named.is_some_and(|row| row.names(self.copy()))
+            || self.meta.live != Contents::default()
+            || self.meta.staging.is_some()
+            || self.live.position > Pair::ZERO
+            || self.orphans > 0
+    }
+
     pub fn assignment(&self) -> Option<&Assignment> {
         self.assignment.as_ref()
     }
@@ -491,7 +502,8 @@ impl Replica {
             .assignment
             .as_ref()
             .is_some_and(|row| row.revision > revision);
-        if named_since || self.orphans > 0 || matches!(self.role, Role::Primary(_)) {
+        let primary = matches!(self.role, Role::Primary(_));
+        if named_since || self.orphans > 0 || primary || !self.is_present() {
             return;
         }
         self.become_idle(out);

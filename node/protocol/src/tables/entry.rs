@@ -3,6 +3,7 @@
 //! Every change is one of the [`EntryOp`]s, a compare-and-set on the row's revision; each checks before and after it.
 
 use super::command::{EntryOp, Refusal, not_allowed};
+use crate::effect::Assignment;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::{CopyId, Epoch, NamespaceId, Pair, ProcessId, Revision};
@@ -85,6 +86,19 @@ impl ShardEntry {
 
     pub fn names(&self, copy: CopyId) -> bool {
         self.copies().any(|c| c == copy)
+    }
+
+    /// The row as a replica of that store needs it.
+    pub fn assignment(&self, copy: CopyId) -> Assignment {
+        Assignment {
+            revision: self.revision,
+            epoch: self.epoch,
+            primary: self.primary,
+            secondaries: self.secondaries.clone(),
+            joining: self.joining.iter().copied().collect(),
+            oldest_open_cut: self.open_cuts.iter().map(|cut| cut.cut).min(),
+            open_cut_lists_me: self.cut_lists(copy),
+        }
     }
 
     /// The copies that may be promoted. Lazy: every secondary and the old primary.

@@ -1,0 +1,216 @@
+//! What a process claims, asks and reports for its copies, and who is meant by a hand-over (`copies`).
+
+use understudy_proto::{
+    CopyId, Epoch, Incarnation, NodeId, Pair, ProcessId, Revision, ShardId, StoreId,
+};
+use understudy_protocol::control::message::{self, Ask};
+use understudy_protocol::copies::{Copies, Notice, Out};
+use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease};
+use understudy_protocol::shard::Settings;
+use understudy_protocol::testing::MemoryStore;
+use understudy_protocol::time::{Duration, Instant};
+
+const SHARD: ShardId = ShardId(7);
+
+struct Always;
+
+impl Lease for Always {
+    fn holds(&self, _: ShardId, _: Epoch, _: Instant) -> bool {
+        true
+    }
+}
+
+/// A process with its disk, on which all is durable at once.
+struct Process {
+    copies: Copies,
+    store: MemoryStore,
+    now: Instant,
+    batches: usize,
+}
+
+fn process(node: u64, incarnation: u64) -> ProcessId {
+    ProcessId {
+        node: NodeId(node),
+        store: StoreId(u128::from(node)),
+        incarnation: Incarnation(incarnation),
+    }
+}
+
+fn row(revision: u64, epoch: u64, primary: ProcessId, secondaries: &[CopyId]) -> Assignment {
+    Assignment {
+        revision: Revision(revision),
+        epoch: Epoch(epoch),
+        primary: Some(primary),
+        secondaries: secondaries.to_vec(),
+        joining: Vec::new(),
+        oldest_open_cut: None,
+        open_cut_lists_me: false,
+    }
+}
+
+impl Process {
+    fn new(id: ProcessId) -> Process {
+        let settings = Settings {
+            interval: Duration::from_millis(100),
+            log_bytes: 1 << 20,
+            log_age: Duration::from_millis(1_000),
+        };
+        Process {
+            copies: Copies::new(id, settings),
+            store: MemoryStore::new(),
+            now: Instant(1_000_000),
+            batches: 0,
+        }
+    }
+
+    fn assign(&mut self, row: Assignment) -> Vec<Notice> {
+        if self.copies.lacks(SHARD, &row) {
+            let saved = self.store.open_shard(SHARD).unwrap();
+            self.copies.open(SHARD, saved, self.now);
+        }
+        self.step(Input::Assignment(row))
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Notice> {
+        let context = Context {
+            now: self.now,
+            wall_ms: 0,
+            stored: &self.store,
+            lease: &Always,
+        };
+        let mut out = Out::default();
+        self.copies.step(&context, SHARD, input, &mut out);
+        let mut notices = out.notices;
+        for effect in out.effects {
+            if let Effect::Persist(batch) = effect {
+                let number = batch.number;
+                self.batches += 1;
+                self.store.write(batch).unwrap();
+                self.store.sync();
+                notices.extend(self.step(Input::Persisted { number }));
+            }
+        }
+        notices
+    }
+
+    fn reported(&mut self) -> Vec<bool> {
+        let mut notices = Vec::new();
+        self.copies.reports(&mut notices);
+        let present = |notice: &Notice| match notice {
+            Notice::Report(report) => Some(report.present),
+            _ => None,
+        };
+        notices.iter().filter_map(present).collect()
+    }
+}
+
+#[test]
+fn a_row_opens_a_copy_only_where_it_names_one() {
+    let mut process1 = Process::new(process(1, 1));
+    let elsewhere = row(1, 1, process(2, 1), &[process(3, 1).copy()]);
+    assert!(!process1.copies.lacks(SHARD, &elsewhere));
+    process1.assign(elsewhere);
+    assert!(process1.copies.get(SHARD).is_none());
+    let here = row(2, 1, process(2, 1), &[process(1, 1).copy()]);
+    assert!(process1.copies.lacks(SHARD, &here));
+    process1.assign(here.clone());
+    assert!(!process1.copies.lacks(SHARD, &here));
+}
+
+#[test]
+fn it_claims_what_it_acts_as_and_gives_up_what_it_was_sealed_for() {
+    let me = process(1, 1);
+    let mut primary = Process::new(me);
+    let notices = primary.assign(row(1, 4, me, &[]));
+    assert_eq!(notices[0], Notice::Claim(SHARD, Epoch(4)));
+    assert_eq!(primary.copies.claim(SHARD), Some(Epoch(4)));
+    let sealed = primary.step(Input::Seal {
+        caller: Caller(1),
+        epoch: Epoch(5),
+        hand_over: None,
+    });
+    assert_eq!(sealed, vec![Notice::GiveUp(SHARD)]);
+    assert_eq!(primary.copies.claim(SHARD), None);
+}
+
+#[test]
+fn a_wish_is_told_once_and_withdrawn_by_the_next_row() {
+    let (before, now) = (process(1, 1), process(1, 2));
+    let mut restarted = Process::new(now);
+    restarted.assign(row(1, 4, before, &[]));
+    let ask = Ask::NewEpoch {
+        shard: SHARD,
+        epoch: Epoch(4),
+        at_least: Epoch(5),
+    };
+    let mut asked = restarted.step(Input::Tick);
+    restarted.now = restarted.now + Duration::from_millis(300);
+    asked.extend(restarted.step(Input::Tick));
+    assert_eq!(asked, vec![Notice::Ask(ask)]);
+    // An old row answers nothing.
+    assert_eq!(restarted.assign(row(1, 4, before, &[])), vec![]);
+    let notices = restarted.assign(row(2, 5, now, &[]));
+    assert_eq!(
+        notices,
+        vec![Notice::Withdraw(ask), Notice::Claim(SHARD, Epoch(5))]
+    );
+}
+
+#[test]
+fn a_copy_that_was_deleted_is_reported_as_gone_and_deleted_once() {
+    let (me, other) = (process(1, 1), process(2, 1));
+    let mut deleted = Process::new(me);
+    deleted.assign(row(1, 4, me, &[]));
+    assert_eq!(deleted.reported(), vec![true]);
+    assert!(deleted.copies.get(SHARD).unwrap().report().durable > Pair::ZERO);
+    deleted.assign(row(2, 5, other, &[]));
+    assert_eq!(deleted.reported(), vec![true]);
+    let revision = Revision(2);
+    deleted.step(Input::Delete { revision });
+    assert_eq!(deleted.reported(), vec![false]);
+    // The managers' answer was on its way twice.
+    let batches = deleted.batches;
+    deleted.step(Input::Delete { revision });
+    assert_eq!(deleted.batches, batches);
+    // What it promised outlives the copy.
+    assert_eq!(
+        deleted.copies.get(SHARD).unwrap().report().promise,
+        Epoch(5)
+    );
+    // And it may be placed here again.
+    deleted.assign(row(3, 6, me, &[]));
+    assert_eq!(deleted.reported(), vec![true]);
+    assert_eq!(deleted.copies.claim(SHARD), Some(Epoch(6)));
+}
+
+#[test]
+fn only_the_primary_of_that_epoch_is_meant_by_a_hand_over() {
+    let (me, other) = (process(1, 1), process(2, 1));
+    let wanted = message::HandOver {
+        shard: SHARD,
+        epoch: Epoch(4),
+        new_epoch: Epoch(5),
+        target: other.copy(),
+    };
+    let meant = |process: &Process| {
+        let input = process.copies.hand_over(&wanted, Caller(1), Instant(9));
+        input.map(|input| match input {
+            Input::Seal { hand_over, .. } => hand_over.is_some(),
+            other => panic!("not a seal: {other:?}"),
+        })
+    };
+    let mut secondary = Process::new(me);
+    assert_eq!(meant(&secondary), None);
+    secondary.assign(row(1, 4, other, &[me.copy()]));
+    assert_eq!(meant(&secondary), None);
+    let mut primary = Process::new(me);
+    primary.assign(row(1, 4, me, &[other.copy()]));
+    assert_eq!(meant(&primary), Some(true));
+    // Asked again after its promise, it only tells it again.
+    primary.step(Input::Seal {
+        caller: Caller(1),
+        epoch: Epoch(5),
+        hand_over: None,
+    });
+    assert_eq!(meant(&primary), Some(false));
+}
