@@ -54,7 +54,7 @@ pub async fn run(config: ManagerConfig, process: Process) -> Result<(), RoleErro
         .map_err(RoleError::Failed)?;
     routes
         .add_service(
-            ClusterService::new(ClusterServer::new(group.clone(), duty))
+            ClusterService::new(ClusterServer::new(group.clone()))
                 .max_decoding_message_size(PUBLIC_MESSAGE_BYTES_MAX),
         )
         .add_service(

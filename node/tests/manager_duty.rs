@@ -102,7 +102,7 @@ async fn manager(
             duty.clone(),
         )))
         .add_service(NamingService::new(NamingServer::new(group.clone())))
-        .add_service(ClusterService::new(ClusterServer::new(group.clone(), duty)))
+        .add_service(ClusterService::new(ClusterServer::new(group.clone())))
         .serve_with_incoming(TcpIncoming::from(listener));
     let served = tokio::spawn(async move { serving.await.unwrap() });
     Manager {

@@ -16,13 +16,16 @@ use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use understudy_client::{Client, Error, Namespace, Outcome, Settings, Written};
-use understudy_node::cli::cluster_processes::{LocalCluster, MemberRole};
+use understudy_node::cli::cluster_processes::{LocalCluster, Member, MemberRole};
 use understudy_node::cli::faults::wait_whole;
 use understudy_node::cli::read_back::{Recorded, request_of};
 use understudy_proto::failure::Applied;
 use understudy_proto::shard_of_key::shard_index;
+use understudy_proto::v1::cluster_client::ClusterClient;
 use understudy_proto::v1::outcome::Status;
-use understudy_proto::v1::{LogRecord, NamespacePolicy};
+use understudy_proto::v1::{
+    LogRecord, NamespacePolicy, ShardInfo, StatusRequest, TransferShardRequest,
+};
 use understudy_proto::{Pair, RequestId};
 
 const MANAGERS: u16 = 3;
@@ -115,6 +118,8 @@ async fn every_acknowledged_write_is_accounted_for_when_processes_are_killed() {
         orphans > 0,
         "the primary that was alone acknowledged something"
     );
+    world.every_manager_counts_the_orphans().await;
+    world.every_manager_moves_a_shard().await;
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
@@ -214,6 +219,63 @@ impl World {
     async fn recorded(&self) -> Recorded {
         let namespace = self.client.namespace(NAMESPACE);
         Recorded::read(&namespace, SHARDS).await.unwrap()
+    }
+
+    /// Only the leader knows of orphans; whoever is asked tells the same.
+    async fn every_manager_counts_the_orphans(&self) {
+        let listed = self.recorded().await.orphans.len() as u64;
+        for manager in self.managers() {
+            let began = Instant::now();
+            let request = || StatusRequest { stale: false };
+            loop {
+                let mut client = ClusterClient::connect(manager.clone()).await.unwrap();
+                let told = client.status(request()).await.unwrap().into_inner().orphans;
+                if told == Some(listed) {
+                    break;
+                }
+                assert!(
+                    began.elapsed() < PATIENCE,
+                    "{manager} counts {told:?} of {listed} orphans"
+                );
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    async fn every_manager_moves_a_shard(&self) {
+        for manager in self.managers() {
+            let mut client = ClusterClient::connect(manager.clone()).await.unwrap();
+            let request = TransferShardRequest {
+                namespace: NAMESPACE.to_string(),
+                shard: 0,
+                target_node: 0,
+            };
+            let before = self.shard(0).await;
+            let moved = client.transfer_shard(request).await.unwrap().into_inner();
+            assert!(moved.epoch > before.epoch, "{manager} moved the shard");
+            assert_ne!(moved.primary, before.primary, "{manager} moved the shard");
+        }
+    }
+
+    async fn shard(&self, index: u32) -> ShardInfo {
+        let shards = self
+            .client
+            .cluster()
+            .shards(Some(NAMESPACE))
+            .await
+            .unwrap()
+            .shards;
+        shards
+            .into_iter()
+            .find(|shard| shard.index == index)
+            .unwrap()
+    }
+
+    /// The endpoint of each.
+    fn managers(&self) -> Vec<String> {
+        let members = self.cluster.members().iter();
+        let managers = members.filter(|member| member.role == MemberRole::Manager);
+        managers.map(Member::endpoint).collect()
     }
 
     /// What is wrong. A node that came back may still be moving its tail into its orphan log, so this asks again.

@@ -2,8 +2,10 @@
 //! cannot be trusted is kept beside and replaced by an empty one under a new id, and the node gets its copies again.
 
 mod asked;
+mod damage;
 mod real;
 
+use damage::{find, overwrite, raw};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,20 +29,6 @@ fn options() -> Options {
         reserve_bytes: 0,
         ..Options::default()
     }
-}
-
-/// Opens a closed store behind everybody's back.
-fn raw(data: &Path, act: impl FnOnce(&rocksdb::DB)) {
-    let names = Family::ALL.map(Family::name);
-    let options = rocksdb::Options::default();
-    act(&rocksdb::DB::open_cf(&options, data.join("store"), names).unwrap());
-}
-
-fn overwrite(data: &Path, family: Family, key: &[u8], value: &[u8]) {
-    raw(data, |db| {
-        db.put_cf(db.cf_handle(family.name()).unwrap(), key, value)
-            .unwrap();
-    });
 }
 
 /// The folder of a node that joined, with a closed store: in each shard the keys k0 to k9.
@@ -443,17 +431,6 @@ impl World {
         self.cluster.restart(name).unwrap();
         self.cluster.wait_member_ready(name, LIMIT).await.unwrap();
     }
-}
-
-/// The first key of the family that satisfies it.
-fn find(data: &Path, family: Family, is: impl Fn(&[u8]) -> bool) -> Vec<u8> {
-    let mut found = None;
-    raw(data, |db| {
-        let family = db.cf_handle(family.name()).unwrap();
-        let all = db.iterator_cf(family, rocksdb::IteratorMode::End);
-        found = all.map(|item| item.unwrap().0.to_vec()).find(|key| is(key));
-    });
-    found.expect("it was written")
 }
 
 #[tokio::test(flavor = "multi_thread")]

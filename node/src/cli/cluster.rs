@@ -148,7 +148,7 @@ async fn status(look: &LookFlags) -> Ended {
             ("namespaces", status.namespaces.to_string()),
             ("shards", shards_text(&status)),
             ("open cuts", status.open_cuts.to_string()),
-            ("orphans", status.orphans.to_string()),
+            ("orphans", known(status.orphans)),
             ("revision", status.revision.to_string()),
         ])
     })?;
@@ -196,12 +196,11 @@ async fn nodes(look: &LookFlags) -> Ended {
         ]);
         for node in &found.nodes {
             let counts = [
-                node.primaries.into(),
-                node.secondaries.into(),
-                node.joining.into(),
-                node.orphans,
+                node.primaries.to_string(),
+                node.secondaries.to_string(),
+                node.joining.to_string(),
+                known(node.orphans),
             ];
-            let counts = counts.map(|count: u64| count.to_string());
             let facts = [
                 node.node.to_string(),
                 node.name.clone(),
@@ -214,6 +213,11 @@ async fn nodes(look: &LookFlags) -> Ended {
         rows
     })?;
     Ok(Exit::Done)
+}
+
+/// What only the leading manager knows.
+fn known(count: Option<u64>) -> String {
+    or_dash(count.map(|count| count.to_string()).unwrap_or_default())
 }
 
 fn node_json(node: &v1::NodeInfo) -> Value {

@@ -5,7 +5,8 @@
 //! that nodes ask another manager. A manager that does not lead refuses them and says who does.
 
 use super::errand::Errands;
-use super::group::Group;
+use super::forward::{DutyAnswer, DutyQuestion};
+use super::group::{Group, not_leader};
 use super::lead::Leadership;
 use crate::clock;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use understudy_proto::failure::{Failure, Reason};
-use understudy_proto::{ClusterId, CopyId, NodeId, ProcessId, ShardId};
+use understudy_proto::{ClusterId, NodeId, ProcessId};
 use understudy_protocol::control::message::{ExitReport, HeartbeatAnswer, HeartbeatRequest};
 use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
 use understudy_protocol::tables::{Command, SettingsChange};
@@ -41,6 +42,17 @@ pub struct Duty {
     events: mpsc::Sender<Event>,
 }
 
+/// A duty that ends when nobody else needs it.
+#[derive(Debug)]
+pub(super) struct WeakDuty(mpsc::WeakSender<Event>);
+
+impl WeakDuty {
+    pub(super) fn upgrade(&self) -> Option<Duty> {
+        let events = self.0.upgrade()?;
+        Some(Duty { events })
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Event {
     Beat {
@@ -48,11 +60,13 @@ pub(super) enum Event {
         answer: oneshot::Sender<HeartbeatAnswer>,
     },
     Tell(Input),
+    Orphans(oneshot::Sender<Option<BTreeMap<NodeId, u64>>>),
 }
 
 impl Duty {
     pub fn start(group: Group, settings: DutySettings) -> Duty {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        group.set_duty(WeakDuty(events.downgrade()));
         let errands = Errands::new(group.clone(), settings.site, events.downgrade());
         let control = ControlSettings {
             election_timeout_max: in_micros(group.config().raft.election_timeout_max),
@@ -86,9 +100,21 @@ impl Duty {
         self.send(Event::Tell(Input::ExitReport(report)))
     }
 
-    /// A person wants that copy to be primary. Has an effect at the leader only.
-    pub fn transfer_shard(&self, shard: ShardId, target: CopyId) -> Result<(), Failure> {
-        self.send(Event::Tell(Input::TransferWanted { shard, target }))
+    /// Has an effect at the leader only.
+    pub(super) async fn answer(&self, question: DutyQuestion) -> Result<DutyAnswer, Failure> {
+        match question {
+            DutyQuestion::Transfer { shard, target } => {
+                self.send(Event::Tell(Input::TransferWanted { shard, target }))?;
+                Ok(DutyAnswer::Taken)
+            }
+            DutyQuestion::Orphans => {
+                let (answer, answered) = oneshot::channel();
+                self.send(Event::Orphans(answer))?;
+                let orphans = answered.await.ok().flatten();
+                let orphans = orphans.ok_or_else(|| not_leader(&"it stepped down"))?;
+                Ok(DutyAnswer::Orphans(orphans))
+            }
+        }
     }
 
     fn send(&self, event: Event) -> Result<(), Failure> {
@@ -150,6 +176,10 @@ impl Worker {
         for event in events {
             match event {
                 Event::Tell(input) => inputs.push(input),
+                Event::Orphans(answer) => {
+                    // Who asked may have given up meanwhile.
+                    let _ = answer.send(self.controller.orphans());
+                }
                 Event::Beat { request, answer } => {
                     self.waiting
                         .insert((request.process, request.sequence), answer);

@@ -1,4 +1,5 @@
-//! What a manager that does not lead passes to the one that does: commands, read indexes, changes of the managers.
+//! What a manager that does not lead passes to the one that does: commands, read indexes, changes of the managers, what
+//! only the leader knows of the nodes.
 //!
 //! Passed on once only: a manager that turns out not to lead refuses, and the first one looks for the leader again.
 
@@ -8,11 +9,13 @@ use super::network::Lane;
 use super::types::{LogId, ManagerNode};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::Status;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::ForwardRequest;
 use understudy_proto::v1::forward_request::Kind;
+use understudy_proto::{CopyId, NodeId, ShardId};
 use understudy_protocol::tables::{Answer, Envelope, Refusal};
 
 /// A change of the managers.
@@ -20,6 +23,21 @@ use understudy_protocol::tables::{Answer, Envelope, Refusal};
 pub(crate) enum ManagerChange {
     Add { id: u64, node: ManagerNode },
     Remove { id: u64 },
+}
+
+/// What only the leader knows of the nodes, or does with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DutyQuestion {
+    /// A person wants that copy to be primary.
+    Transfer { shard: ShardId, target: CopyId },
+    /// How many orphan records each node told of.
+    Orphans,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DutyAnswer {
+    Taken,
+    Orphans(BTreeMap<NodeId, u64>),
 }
 
 /// A question with the time that is left for it.
@@ -59,6 +77,15 @@ impl Forwarded {
         ask(group, leader, Kind::Membership, change, limit).await
     }
 
+    pub(crate) async fn duty(
+        group: &Group,
+        leader: &ManagerNode,
+        question: &DutyQuestion,
+        limit: Duration,
+    ) -> Result<DutyAnswer, Failure> {
+        ask(group, leader, Kind::Duty, question, limit).await
+    }
+
     /// At the leader.
     pub(crate) async fn answer(group: &Group, request: ForwardRequest) -> Result<Bytes, Status> {
         let payload = &request.payload;
@@ -82,6 +109,10 @@ impl Forwarded {
                         .change_managers_here(asked.question, limit(asked.limit_ms))
                         .await?,
                 )
+            }
+            Kind::Duty => {
+                let asked: Timed<DutyQuestion> = decode(payload)?;
+                encode(&group.duty_here(asked.question).await?)
             }
             Kind::Unspecified => {
                 Err(Failure::field("kind", "kind is not known to this version").into())

@@ -4,7 +4,8 @@
 //! so looking for the leader again after a lost answer is safe. Linearizable reads ask the leader for its read index and
 //! wait until this manager has applied it.
 
-use super::forward::{Forwarded, ManagerChange};
+use super::duty::WeakDuty;
+use super::forward::{DutyAnswer, DutyQuestion, Forwarded, ManagerChange};
 use super::identity::Identity;
 use super::log::Log;
 use super::machine::{Machine, View};
@@ -19,8 +20,8 @@ use openraft::errors::{ClientWriteError, InitializeError, LinearizableReadError,
 use openraft::raft::linearizable_read::{Linearizer, ReadLogId};
 use parking_lot::Mutex;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -49,6 +50,8 @@ struct Inner {
     /// How long the machine had been suspended when a quorum last confirmed this leader after that, in microseconds.
     suspended_seen: AtomicU64,
     log_closed: Mutex<Option<oneshot::Receiver<()>>>,
+    /// What this manager does for the nodes while it leads; set once, when that begins.
+    duty: OnceLock<WeakDuty>,
 }
 
 /// Why a manager does not start.
@@ -112,6 +115,7 @@ impl Group {
                 closed_term: AtomicU64::new(0),
                 suspended_seen: AtomicU64::new(crate::clock::suspended().0),
                 log_closed: Mutex::new(Some(log_closed)),
+                duty: OnceLock::new(),
             }),
         };
         group.form().await?;
@@ -419,6 +423,37 @@ impl Group {
                 Reason::NoManager,
                 "no quorum of managers answered in time",
             )),
+        }
+    }
+
+    /// Asks the leader's duty, wherever the leader is.
+    pub async fn duty(
+        &self,
+        question: DutyQuestion,
+        limit: Duration,
+    ) -> Result<DutyAnswer, Failure> {
+        self.at_the_leader(limit, |leader, left| async move {
+            match leader {
+                Leader::Here => self.duty_here(question).await,
+                Leader::At(node) => Forwarded::duty(self, &node, &question, left).await,
+            }
+        })
+        .await
+    }
+
+    /// Asks this manager's duty; refused unless it leads.
+    pub(super) async fn duty_here(&self, question: DutyQuestion) -> Result<DutyAnswer, Failure> {
+        if !self.leader().here {
+            return Err(not_leader(&"another one does, or none"));
+        }
+        let duty = self.inner.duty.get().and_then(WeakDuty::upgrade);
+        let duty = duty.ok_or_else(|| Failure::no(Reason::Stopping, "this manager is stopping"))?;
+        duty.answer(question).await
+    }
+
+    pub(super) fn set_duty(&self, duty: WeakDuty) {
+        if self.inner.duty.set(duty).is_err() {
+            unreachable!("a group has one duty");
         }
     }
 

@@ -28,6 +28,7 @@ pub const MANAGER_BINDINGS: &str = "understudy/managers/";
 
 pub use change::{Manager, parse_managers};
 pub use duty::{Duty, DutySettings};
+pub use forward::{DutyAnswer, DutyQuestion};
 pub use group::{Answered, Group, StartError};
 pub use lead::LeaderView;
 pub use machine::View;

@@ -1,10 +1,10 @@
 //! The `Cluster` service of a manager: members, namespaces, sessions, managers, moving and giving up copies.
 
 use super::tables::{
-    Desk, client_id, limit, namespace, nodes, not_leading, pair, primary, state, store_id,
-    unknown_namespace,
+    Desk, client_id, limit, namespace, nodes, pair, primary, state, store_id, unknown_namespace,
 };
-use crate::manager::{Duty, Group, ManagerNode};
+use crate::manager::{DutyAnswer, DutyQuestion, Group, ManagerNode};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -22,19 +22,36 @@ use understudy_protocol::tables::{
 /// Sessions in one answer.
 const SESSIONS_MAX: u32 = 10_000;
 const SESSIONS_DEFAULT: u32 = 1_000;
+/// How long a status waits for the leader's word on orphans.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The service on a manager's public port.
 #[derive(Clone, Debug)]
 pub struct ClusterServer {
     desk: Arc<Desk>,
-    duty: Duty,
 }
 
 impl ClusterServer {
-    pub fn new(group: Group, duty: Duty) -> ClusterServer {
+    pub fn new(group: Group) -> ClusterServer {
         ClusterServer {
             desk: Arc::new(Desk::new(group)),
-            duty,
+        }
+    }
+
+    /// What the nodes told the leader. Nothing when the caller takes what this manager has and it does not lead, or when
+    /// no leader answers: everything else is told all the same.
+    async fn orphans(&self, stale: bool, limit: Duration) -> Option<BTreeMap<NodeId, u64>> {
+        if stale && !self.desk.group.leader().here {
+            return None;
+        }
+        match self
+            .desk
+            .group
+            .duty(DutyQuestion::Orphans, limit.min(ORPHANS_LIMIT))
+            .await
+        {
+            Ok(DutyAnswer::Orphans(orphans)) => Some(orphans),
+            _ => None,
         }
     }
 
@@ -148,11 +165,11 @@ impl Cluster for ClusterServer {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let view = self
-            .desk
-            .view(request.get_ref().stale, limit(&request))
-            .await?;
+        let (stale, limit) = (request.get_ref().stale, limit(&request));
+        let view = self.desk.view(stale, limit).await?;
+        let orphans = self.orphans(stale, limit).await;
         let mut status = view.look(status);
+        status.orphans = orphans.map(|orphans| orphans.values().sum());
         status.managers = self.managers();
         status.leader = self.desk.group.leader().leader.unwrap_or(0);
         Ok(Response::new(status))
@@ -162,12 +179,15 @@ impl Cluster for ClusterServer {
         &self,
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
-        let view = self
-            .desk
-            .view(request.get_ref().stale, limit(&request))
-            .await?;
+        let (stale, limit) = (request.get_ref().stale, limit(&request));
+        let view = self.desk.view(stale, limit).await?;
+        let orphans = self.orphans(stale, limit).await.unwrap_or_default();
+        let info = |tables: &Tables, node: &NodeEntry| NodeInfo {
+            orphans: orphans.get(&node.id).copied(),
+            ..node_info(tables, node)
+        };
         Ok(Response::new(view.look(|tables| ListNodesResponse {
-            nodes: tables.nodes().map(|node| node_info(tables, node)).collect(),
+            nodes: tables.nodes().map(|node| info(tables, node)).collect(),
             revision: tables.revision().0,
         })))
     }
@@ -371,9 +391,6 @@ impl Cluster for ClusterServer {
         let limit = limit(&request);
         let end = Instant::now() + limit;
         let asked = request.into_inner();
-        if !self.desk.group.leader().here {
-            return Err(not_leading(&self.desk.group).into());
-        }
         let row = self.find_namespace(&asked.namespace, limit).await?;
         let shard = row.shard(asked.shard);
         let shard = shard.ok_or_else(|| {
@@ -391,7 +408,8 @@ impl Cluster for ClusterServer {
                 primary,
             }));
         };
-        self.duty.transfer_shard(shard, target)?;
+        let wish = DutyQuestion::Transfer { shard, target };
+        self.desk.group.duty(wish, limit).await?;
         Ok(Response::new(self.moved(shard, epoch, end).await?))
     }
 
@@ -499,7 +517,7 @@ fn node_info(tables: &Tables, node: &NodeEntry) -> NodeInfo {
         secondaries: count(&|entry| entry.is_secondary(copy)),
         joining: count(&|entry| entry.joining.contains(&copy)),
         labels: node.labels.clone().into_iter().collect(),
-        orphans: 0,
+        orphans: None,
     }
 }
 

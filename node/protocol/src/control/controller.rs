@@ -10,6 +10,7 @@ use super::message::{
 };
 use crate::tables::{Command, Tables};
 use crate::time::{Duration, Instant};
+use std::collections::BTreeMap;
 use understudy_proto::ids::{CopyId, NodeId, ShardId};
 
 /// How eager a leader is; nothing here touches safety.
@@ -133,6 +134,14 @@ impl Controller {
         Controller {
             settings,
             role: Role::Following { leader: None },
+        }
+    }
+
+    /// How many orphan records each node told of. `None`: this manager does not lead.
+    pub fn orphans(&self) -> Option<BTreeMap<NodeId, u64>> {
+        match &self.role {
+            Role::Following { .. } => None,
+            Role::Leading(leader) => Some(leader.orphans()),
         }
     }
 

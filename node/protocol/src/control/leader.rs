@@ -213,6 +213,15 @@ impl Leader {
         own_term && quorum && !self.transferring
     }
 
+    /// Of the nodes that were heard.
+    pub(super) fn orphans(&self) -> BTreeMap<NodeId, u64> {
+        let of = |heard: &Heard| heard.reports.values().map(|report| report.orphans).sum();
+        self.heard
+            .iter()
+            .map(|(node, heard)| (*node, of(heard)))
+            .collect()
+    }
+
     pub(super) fn report(&self, shard: ShardId, copy: CopyId) -> Option<&CopyReport> {
         let heard = self.heard.get(&copy.node)?;
         (heard.process.copy() == copy)
