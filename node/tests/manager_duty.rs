@@ -18,7 +18,8 @@ use understudy_node::manager::{
 };
 use understudy_node::rpc::cluster::ClusterServer;
 use understudy_node::rpc::control::{
-    FollowItem, FollowRequest, HeartbeatServer, RegisterRequest, RegisterResponse,
+    FollowItem, FollowRequest, HeartbeatServer, NodeRequest, NodeResponse, RegisterRequest,
+    RegisterResponse,
 };
 use understudy_node::rpc::naming::NamingServer;
 use understudy_proto::failure::{Failure, Reason};
@@ -603,4 +604,33 @@ async fn what_is_wrong_is_said_by_its_reason() {
         .await
         .unwrap_err();
     assert_eq!(reason(empty), Some(Reason::FieldInvalid));
+}
+
+/// A new cluster's clock is at zero until its nodes were heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_waits_for_the_clusters_clock() {
+    let managers = managers(1).await;
+    let address = managers[&1].address();
+    let registered = register("n1", 1, "127.0.0.1:1", &address).await;
+    let ask = || {
+        let client = ClientId::from_parts(clock::unix_ms(), 7);
+        let id = RequestId {
+            client: ClientId::from_parts(clock::unix_ms(), rand::random()),
+            sequence: Sequence(1),
+        };
+        let asked = NodeRequest::RegisterSession { id, client };
+        let request = request(&registered, message::encode(&asked));
+        let mut heartbeat = HeartbeatClient::new(channel(&address));
+        async move { heartbeat.request(request).await }
+    };
+    let failure = Failure::from_status(&ask().await.unwrap_err()).unwrap();
+    assert_eq!(failure.reason, Reason::Starting, "{failure}");
+
+    let interval = time::Duration::from_millis(100);
+    let control = NodeControl::new(registered.process, vec![NodeId(1)], interval);
+    let beating = tokio::spawn(beat(Arc::new(Mutex::new(control)), registered.clone()));
+    let answer = eventually("the clock is set", || async { ask().await.ok() }).await;
+    let answer: NodeResponse = message::decode(&answer.into_inner().payload).unwrap();
+    assert!(matches!(answer, NodeResponse::Session(_)), "{answer:?}");
+    beating.abort();
 }

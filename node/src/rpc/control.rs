@@ -103,6 +103,16 @@ impl HeartbeatServer {
         }
     }
 
+    /// Until the tables' clock is set, every client id is one from the future, and a refusal would name no time to go by.
+    fn check_clock(&self) -> Result<(), Failure> {
+        if self.group.stale()?.look(|tables| tables.clock_ms()) > 0 {
+            return Ok(());
+        }
+        let why =
+            "the cluster's clock is not set yet; if that lasts, the leading manager's log says why";
+        Err(Failure::no(Reason::Starting, why))
+    }
+
     async fn run(&self, id: RequestId, command: Command) -> Result<Answer, Failure> {
         let answer = self.group.propose(Envelope { id, command }, LIMIT).await?;
         answer.map_err(Failure::from)
@@ -111,6 +121,7 @@ impl HeartbeatServer {
     async fn answer(&self, asked: NodeRequest) -> Result<NodeResponse, Failure> {
         match asked {
             NodeRequest::RegisterSession { id, client } => {
+                self.check_clock()?;
                 match self.run(id, Command::RegisterSession { client }).await? {
                     Answer::Session(session) => Ok(NodeResponse::Session(session)),
                     other => Err(unexpected(&other)),
