@@ -61,8 +61,23 @@ impl World {
                 Some(row) => self
                     .standing(shard)
                     .and_then(|standing| unconverged(&standing))
-                    .or_else(|| self.stray(shard, row)),
+                    .or_else(|| self.stray(shard, row))
+                    .or_else(|| self.left_open(shard, row)),
             }
+        })
+    }
+
+    /// A cut that waits for a store that is here and has given back everything.
+    fn left_open(&self, shard: ShardId, row: &ShardEntry) -> Option<String> {
+        let mut listed = row.open_cuts.iter().flat_map(|cut| &cut.stores);
+        listed.find_map(|copy| {
+            let host = &self.hosts[*self.env.hosts.get(&copy.node)?];
+            let process = host.process.as_ref()?;
+            let here = process.id()?.copy() == *copy;
+            // Nothing takes orphans out of a store yet.
+            let orphans = process.replica(shard).map_or(0, |it| it.report().orphans);
+            let waits = || format!("an open cut of s{shard} waits for {}", host.place());
+            (here && orphans == 0).then(waits)
         })
     }
 

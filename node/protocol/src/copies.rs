@@ -75,9 +75,10 @@ impl Copies {
         self.changed.insert(shard);
     }
 
-    /// Whether the row names a copy of this process that is not open yet.
+    /// Whether the row names a copy of this process that is not open yet, or waits for what it has to tell.
     pub fn lacks(&self, shard: ShardId, row: &Assignment) -> bool {
-        !self.replicas.contains_key(&shard) && row.names(self.me.copy())
+        let wanted = row.names(self.me.copy()) || row.open_cut_lists_me;
+        wanted && !self.replicas.contains_key(&shard)
     }
 
     pub fn get(&self, shard: ShardId) -> Option<&Replica> {

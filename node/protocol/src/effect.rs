@@ -53,6 +53,19 @@ pub struct Assignment {
 }
 
 impl Assignment {
+    /// Of a shard that was deleted.
+    pub fn of_nobody(revision: Revision) -> Assignment {
+        Assignment {
+            revision,
+            epoch: Epoch::ZERO,
+            primary: None,
+            secondaries: Vec::new(),
+            joining: Vec::new(),
+            oldest_open_cut: None,
+            open_cut_lists_me: false,
+        }
+    }
+
     /// Whether the row wants a copy on that store, in whatever role.
     pub fn names(&self, copy: CopyId) -> bool {
         self.primary.is_some_and(|primary| primary.copy() == copy)
@@ -155,7 +168,8 @@ pub enum SealedCopy {
 /// What a replica asks of the managers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ask {
-    /// The entry names this process's node as primary, but for an earlier process start or below its promise.
+    /// The entry names this process's node as primary, but for an earlier process start or below its promise, or the
+    /// copy is broken.
     NewEpoch { epoch: Epoch },
     /// A joining copy has everything: let it be a secondary.
     Complete { epoch: Epoch, copy: CopyId },

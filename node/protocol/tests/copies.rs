@@ -1,12 +1,15 @@
 //! What a process claims, asks and reports for its copies, and who is meant by a hand-over (`copies`).
 
 use understudy_proto::{
-    CopyId, Epoch, Incarnation, NodeId, Pair, ProcessId, Revision, ShardId, StoreId,
+    ClientId, CopyId, Epoch, Incarnation, NamespaceId, NodeId, Pair, ProcessId, RequestId,
+    Revision, Sequence, ShardId, StoreId,
 };
 use understudy_protocol::control::message::{self, Ask};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease};
+use understudy_protocol::request::{Op, Request};
 use understudy_protocol::shard::Settings;
+use understudy_protocol::store::StoreError;
 use understudy_protocol::testing::MemoryStore;
 use understudy_protocol::time::{Duration, Instant};
 
@@ -181,6 +184,86 @@ fn a_copy_that_was_deleted_is_reported_as_gone_and_deleted_once() {
     deleted.assign(row(3, 6, me, &[]));
     assert_eq!(deleted.reported(), vec![true]);
     assert_eq!(deleted.copies.claim(SHARD), Some(Epoch(6)));
+}
+
+#[test]
+fn a_copy_that_an_open_cut_lists_is_reported_though_it_holds_nothing() {
+    let mut empty = Process::new(process(1, 1));
+    let named = row(1, 4, process(2, 1), &[process(1, 1).copy()]);
+    empty.assign(named);
+    let listed = Assignment {
+        open_cut_lists_me: true,
+        oldest_open_cut: Some(Pair::ZERO),
+        ..row(2, 5, process(2, 1), &[])
+    };
+    empty.assign(listed.clone());
+    assert_eq!(empty.reported(), vec![true]);
+    // So is one that is not even open: the cut waits for what it has to tell.
+    let mut restarted = Process::new(process(1, 2));
+    restarted.assign(listed);
+    assert_eq!(restarted.reported(), vec![true]);
+    empty.assign(row(3, 5, process(2, 1), &[]));
+    assert_eq!(empty.reported(), vec![false]);
+}
+
+#[test]
+fn the_copies_of_a_deleted_shard_are_let_go() {
+    let me = process(1, 1);
+    let mut primary = Process::new(me);
+    primary.assign(row(1, 4, me, &[]));
+    let notices = primary.assign(Assignment::of_nobody(Revision(2)));
+    assert_eq!(notices, vec![Notice::GiveUp(SHARD)]);
+    assert_eq!(primary.reported(), vec![true]);
+    // The managers' revision may be older than what this process has seen.
+    primary.step(Input::Delete {
+        revision: Revision(1),
+    });
+    assert_eq!(primary.reported(), vec![false]);
+}
+
+#[test]
+fn a_broken_primary_asks_that_another_copy_takes_over() {
+    let (me, other) = (process(1, 1), process(2, 1));
+    let mut broken = Process::new(me);
+    broken.assign(row(1, 4, me, &[other.copy()]));
+    broken
+        .store
+        .fail_reads(Some(StoreError::Corrupt("object k".to_string())));
+    let id = RequestId {
+        client: ClientId(9),
+        sequence: Sequence(1),
+    };
+    let put = Op::Put {
+        key: "k".into(),
+        value: "v".into(),
+    };
+    let request = Request::new(id, NamespaceId(1), vec![put], vec![], Sequence(0));
+    let notices = broken.step(Input::Write {
+        caller: Caller(1),
+        request,
+        copies: 0,
+        deadline: Instant(9_000_000),
+    });
+    assert_eq!(notices, vec![Notice::GiveUp(SHARD)]);
+    broken.now = broken.now + Duration::from_millis(300);
+    let ask = Ask::NewEpoch {
+        shard: SHARD,
+        epoch: Epoch(4),
+        at_least: Epoch(5),
+    };
+    assert_eq!(broken.step(Input::Tick), vec![Notice::Ask(ask)]);
+    // Sealed for the failover, it tells that it has no complete copy.
+    let sealed = broken.step(Input::Seal {
+        caller: Caller(2),
+        epoch: Epoch(5),
+        hand_over: None,
+    });
+    assert_eq!(sealed, vec![]);
+    assert_eq!(broken.copies.get(SHARD).unwrap().report().promise, Epoch(5));
+    assert!(!broken.copies.get(SHARD).unwrap().report().complete);
+    broken.assign(row(2, 5, other, &[me.copy()]));
+    broken.now = broken.now + Duration::from_millis(300);
+    assert_eq!(broken.step(Input::Tick), vec![]);
 }
 
 #[test]

@@ -9,7 +9,6 @@ mod managers;
 mod sessions;
 mod status;
 pub mod store;
-mod unwell;
 mod watch;
 
 pub use directory::Directory;
@@ -52,7 +51,6 @@ use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Sequence, Stor
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message::Condition;
 use understudy_protocol::shard::Settings;
-use understudy_protocol::store::StoreError;
 use understudy_protocol::tables::{Address, BootId, LaunchId, Registration};
 use understudy_protocol::time::Duration as Length;
 
@@ -114,9 +112,6 @@ pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> 
     };
     folder.belongs_to(registered.cluster, registered.process.node.0)?;
     tracing::info!(process = %registered.process, cluster = %registered.cluster, "registered");
-    let (failed, failures) = tokio::sync::watch::channel(None);
-    let told = move |error: &StoreError| drop(failed.send_replace(Some(error.clone())));
-    ready.database.on_failure(Box::new(told));
     let node = Arc::new(start(
         &config,
         &process,
@@ -125,8 +120,7 @@ pub async fn run(config: NodeConfig, process: Process) -> Result<(), RoleError> 
         channels,
         &registered,
     )?);
-    let broken = unwell::wait(node.clone(), folder, failures);
-    serve(config, process, node, broken).await
+    serve(config, process, node).await
 }
 
 /// Off the threads that serve: it reads the ends of all logs.
@@ -280,13 +274,7 @@ fn start(
         database: database.clone(),
         control: control.clone(),
         peers,
-        broken: {
-            let database = database.clone();
-            Arc::new(move |shard, error| {
-                tracing::error!(%shard, %error, "a copy cannot go on");
-                database.note_failure(error);
-            })
-        },
+        broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
     let threads = match config.shard_threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -310,13 +298,7 @@ fn start(
     })
 }
 
-/// Serves until the process is told to stop, or has to: `broken` says why its store cannot be served from.
-async fn serve(
-    config: NodeConfig,
-    process: Process,
-    node: Arc<Node>,
-    broken: impl Future<Output = String>,
-) -> Result<(), RoleError> {
+async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<(), RoleError> {
     let Process {
         public,
         internal,
@@ -346,18 +328,15 @@ async fn serve(
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
     admin.set_readiness(Readiness::Ready);
-    // It keeps the folder's lock to the end.
-    tokio::pin!(broken);
-    let end = tokio::select! {
-        () = stop.wait() => Ok(()),
-        why = &mut broken => Err(RoleError::Failed(why)),
+    tokio::select! {
+        () = stop.wait() => {}
         ended = beating => {
             return Err(RoleError::Failed(match ended {
                 Ok(why) => why,
                 Err(error) => format!("the heartbeats ended: {error}"),
             }));
         }
-    };
+    }
     admin.set_readiness(Readiness::NotReady("stopping".to_string()));
     health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
@@ -370,7 +349,7 @@ async fn serve(
         (public.await, internal.await)
     })
     .await;
-    end
+    Ok(())
 }
 
 fn add_public(routes: &mut RoutesBuilder, node: &Arc<Node>) {

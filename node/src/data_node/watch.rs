@@ -7,6 +7,7 @@ use super::managers::Followed;
 use std::sync::Arc;
 use std::time::Duration;
 use understudy_proto::ShardId;
+use understudy_protocol::effect::Assignment;
 
 /// Before another manager is asked.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -57,7 +58,11 @@ fn take(node: &Node, followed: Followed) {
     let me = node.me.copy();
     let rows: Vec<_> = changed
         .into_iter()
-        .filter_map(|shard| Some((shard, directory.assignment(shard, me)?)))
+        .map(|shard| {
+            let row = directory.assignment(shard, me);
+            let deleted = || Assignment::of_nobody(directory.revision);
+            (shard, row.unwrap_or_else(deleted))
+        })
         .collect();
     drop(directory);
     for (shard, row) in rows {

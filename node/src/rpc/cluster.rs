@@ -40,16 +40,14 @@ impl ClusterServer {
 
     /// What the nodes told the leader. Nothing when the caller takes what this manager has and it does not lead, or when
     /// no leader answers: everything else is told all the same.
-    async fn orphans(&self, stale: bool, limit: Duration) -> Option<BTreeMap<NodeId, u64>> {
+    async fn orphans(&self, stale: bool, end: Instant) -> Option<BTreeMap<NodeId, u64>> {
         if stale && !self.desk.group.leader().here {
             return None;
         }
-        match self
-            .desk
-            .group
-            .duty(DutyQuestion::Orphans, limit.min(ORPHANS_LIMIT))
-            .await
-        {
+        // What else is asked is known already: half of the time that is left is for the answer's way back.
+        let limit = end.saturating_duration_since(Instant::now()) / 2;
+        let limit = limit.min(ORPHANS_LIMIT);
+        match self.desk.group.duty(DutyQuestion::Orphans, limit).await {
             Ok(DutyAnswer::Orphans(orphans)) => Some(orphans),
             _ => None,
         }
@@ -166,8 +164,9 @@ impl Cluster for ClusterServer {
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
         let (stale, limit) = (request.get_ref().stale, limit(&request));
+        let end = Instant::now() + limit;
         let view = self.desk.view(stale, limit).await?;
-        let orphans = self.orphans(stale, limit).await;
+        let orphans = self.orphans(stale, end).await;
         let mut status = view.look(status);
         status.orphans = orphans.map(|orphans| orphans.values().sum());
         status.managers = self.managers();
@@ -180,8 +179,9 @@ impl Cluster for ClusterServer {
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
         let (stale, limit) = (request.get_ref().stale, limit(&request));
+        let end = Instant::now() + limit;
         let view = self.desk.view(stale, limit).await?;
-        let orphans = self.orphans(stale, limit).await.unwrap_or_default();
+        let orphans = self.orphans(stale, end).await.unwrap_or_default();
         let info = |tables: &Tables, node: &NodeEntry| NodeInfo {
             orphans: orphans.get(&node.id).copied(),
             ..node_info(tables, node)
@@ -409,7 +409,8 @@ impl Cluster for ClusterServer {
             }));
         };
         let wish = DutyQuestion::Transfer { shard, target };
-        self.desk.group.duty(wish, limit).await?;
+        let left = end.saturating_duration_since(Instant::now());
+        self.desk.group.duty(wish, left).await?;
         Ok(Response::new(self.moved(shard, epoch, end).await?))
     }
 

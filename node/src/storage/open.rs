@@ -19,9 +19,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use understudy_proto::StoreId;
-use understudy_protocol::store::StoreError;
 
 /// The format of the store as a whole: families, keys and values. A store of another one is refused.
 pub const FORMAT: u32 = 1;
@@ -55,9 +53,6 @@ const MIB: usize = 1024 * 1024;
 /// How the names of stores that were set aside begin.
 const ASIDE: &str = "store.damaged-";
 
-/// Told of a read that failed, from whichever thread it was.
-pub type OnFailure = Box<dyn Fn(&StoreError) + Send + Sync>;
-
 /// One open store. Reads go to it directly (`reader.rs`), writes through the one [`super::Writer`].
 pub struct Database {
     pub(super) db: DB,
@@ -66,7 +61,6 @@ pub struct Database {
     pub(super) write_buffers: WriteBufferManager,
     pub(super) reserve_bytes: u64,
     pub(super) reached: Reached,
-    on_failure: OnceLock<OnFailure>,
     /// Released when the process ends, however it ends. Declared last: it is dropped after the store is closed.
     _lock: File,
 }
@@ -125,17 +119,6 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 impl Database {
-    /// Who is told when a read finds what was not written, or the disk fails one; set once.
-    pub fn on_failure(&self, told: OnFailure) {
-        assert!(self.on_failure.set(told).is_ok(), "one is told of failures");
-    }
-
-    pub fn note_failure(&self, error: &StoreError) {
-        if let Some(told) = self.on_failure.get() {
-            told(error);
-        }
-    }
-
     /// Opens the store of a data folder, and creates it when the folder never had one.
     pub fn open(data: &Path, options: &Options) -> Result<Database, OpenError> {
         fs::create_dir_all(data).map_err(|e| io_error("create the data folder", &e))?;
@@ -328,7 +311,6 @@ fn open_folder(folder: &Path, options: &Options, lock: File) -> Result<Database,
     let reached = Reached::open(folder).map_err(|e| io_error("open how far it came", &e))?;
     Ok(Database {
         db,
-        on_failure: OnceLock::new(),
         reached,
         folder: folder.to_path_buf(),
         cache: memory.cache,

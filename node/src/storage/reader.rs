@@ -207,21 +207,6 @@ impl Database {
         self.cache.get_usage().max(self.write_buffers.get_usage()) as u64
     }
 
-    /// A failed read is told, whoever asked.
-    fn noted<T>(&self, read: Result<T, StoreError>) -> Result<T, StoreError> {
-        read.inspect_err(|error| self.note_failure(error))
-    }
-
-    fn one<T>(
-        &self,
-        family: Family,
-        key: &[u8],
-        decode: impl FnOnce(Bytes) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
-        let found = self.get(family, key);
-        self.noted(found.and_then(|bytes| bytes.map(decode).transpose()))
-    }
-
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self
             .db
@@ -247,17 +232,6 @@ impl Database {
 
     /// Takes items while they fit; `read` gives an item and its bytes.
     fn page<T>(
-        &self,
-        family: Family,
-        range: &KeyRange,
-        bytes_max: usize,
-        items_max: usize,
-        read: impl FnMut(&[u8], &[u8]) -> Result<(usize, T), StoreError>,
-    ) -> Result<Page<T>, StoreError> {
-        self.noted(self.read_page(family, range, bytes_max, items_max, read))
-    }
-
-    fn read_page<T>(
         &self,
         family: Family,
         range: &KeyRange,
@@ -289,9 +263,10 @@ impl Stored for Database {
         key: &[u8],
     ) -> Result<Option<Object>, StoreError> {
         let at = keys::object(shard, generation, key);
-        self.one(Family::Objects, &at, |bytes| {
-            Object::decode(bytes).map_err(|e| corrupt(Family::Objects, &at, e))
-        })
+        let found = self.get(Family::Objects, &at)?;
+        found
+            .map(|bytes| Object::decode(bytes).map_err(|e| corrupt(Family::Objects, &at, e)))
+            .transpose()
     }
 
     fn dedup(
@@ -301,9 +276,10 @@ impl Stored for Database {
         id: RequestId,
     ) -> Result<Option<DedupEntry>, StoreError> {
         let at = keys::dedup(shard, generation, id);
-        self.one(Family::Dedup, &at, |bytes| {
-            DedupEntry::decode(bytes).map_err(|e| corrupt(Family::Dedup, &at, e))
-        })
+        let found = self.get(Family::Dedup, &at)?;
+        found
+            .map(|bytes| DedupEntry::decode(bytes).map_err(|e| corrupt(Family::Dedup, &at, e)))
+            .transpose()
     }
 
     fn record(
@@ -313,9 +289,10 @@ impl Stored for Database {
         version: Version,
     ) -> Result<Option<EncodedRecord>, StoreError> {
         let at = keys::record(shard, generation, version);
-        self.one(Family::Log, &at, |bytes| {
-            check_record(shard, &at, version, bytes)
-        })
+        let found = self.get(Family::Log, &at)?;
+        found
+            .map(|bytes| check_record(shard, &at, version, bytes))
+            .transpose()
     }
 
     fn records(

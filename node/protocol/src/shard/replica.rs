@@ -291,11 +291,11 @@ impl Replica {
             .map(|(_, entry)| entry))
     }
 
-    /// Whether there is a copy at all: a row names it, or it holds what the managers may let it delete. The promise alone
-    /// is none.
+    /// Whether there is a copy at all: a row names it or waits for it, or it holds what the managers may let it delete. The
+    /// promise alone is none.
     pub fn is_present(&self) -> bool {
-        let named = self.assignment.as_ref();
-        named.is_some_and(|row| row.names(self.copy()))
+        let row = self.assignment.as_ref();
+        row.is_some_and(|row| row.names(self.copy()) || row.open_cut_lists_me)
             || self.meta.live != Contents::default()
             || self.meta.staging.is_some()
             || self.live.position > Pair::ZERO
@@ -473,6 +473,8 @@ impl Replica {
 
     fn on_tick(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) -> Result<(), StoreError> {
         if self.broken.is_some() {
+            // As primary only another copy can go on.
+            self.ask_for_new_epoch(context, out);
             return Ok(());
         }
         match self.role {
@@ -485,7 +487,8 @@ impl Replica {
         }
     }
 
-    /// The row names this node as primary, but another start of its process, or an epoch below its promise.
+    /// The row names this node as primary, but another start of its process, or an epoch below its promise, or its copy
+    /// is broken.
     fn ask_for_new_epoch(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
         let Some(row) = &self.assignment else { return };
         if matches!(self.role_in(row), Named::Primary | Named::FormerProcess)
@@ -498,10 +501,9 @@ impl Replica {
 
     /// Forgets the copy; its promise and its orphan log stay.
     fn on_delete(&mut self, revision: Revision, out: &mut Vec<Effect>) {
-        let named_since = self
-            .assignment
-            .as_ref()
-            .is_some_and(|row| row.revision > revision);
+        let me = self.copy();
+        let row = self.assignment.as_ref();
+        let named_since = row.is_some_and(|row| row.revision > revision && row.names(me));
         let primary = matches!(self.role, Role::Primary(_));
         if named_since || self.orphans > 0 || primary || !self.is_present() {
             return;
