@@ -161,7 +161,8 @@ pub enum SealedCopy {
     },
     /// It promised a higher one before.
     Higher { epoch: Epoch },
-    /// The hand-over's target did not get everything in time; nothing was promised and the primary goes on.
+    /// The hand-over came to nothing: its target did not get everything in time and the primary goes on, or the primary
+    /// was sealed or replaced meanwhile.
     NotHandedOver,
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use understudy_proto::failure::{Failure, Reason};
-use understudy_proto::{ClusterId, NodeId, ProcessId};
+use understudy_proto::{ClusterId, CopyId, NodeId, ProcessId, ShardId};
 use understudy_protocol::control::message::{ExitReport, HeartbeatAnswer, HeartbeatRequest};
 use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
 use understudy_protocol::tables::{Command, SettingsChange};
@@ -60,6 +60,12 @@ pub(super) enum Event {
         answer: oneshot::Sender<HeartbeatAnswer>,
     },
     Tell(Input),
+    /// Answered with whether the leader took it.
+    Transfer {
+        shard: ShardId,
+        target: CopyId,
+        answer: oneshot::Sender<bool>,
+    },
     Orphans(oneshot::Sender<Option<BTreeMap<NodeId, u64>>>),
 }
 
@@ -104,8 +110,16 @@ impl Duty {
     pub(super) async fn answer(&self, question: DutyQuestion) -> Result<DutyAnswer, Failure> {
         match question {
             DutyQuestion::Transfer { shard, target } => {
-                self.send(Event::Tell(Input::TransferWanted { shard, target }))?;
-                Ok(DutyAnswer::Taken)
+                let (answer, answered) = oneshot::channel();
+                self.send(Event::Transfer {
+                    shard,
+                    target,
+                    answer,
+                })?;
+                match answered.await {
+                    Ok(true) => Ok(DutyAnswer::Taken),
+                    _ => Err(not_leader(&"it takes over, or steps down")),
+                }
             }
             DutyQuestion::Orphans => {
                 let (answer, answered) = oneshot::channel();
@@ -173,9 +187,18 @@ impl Worker {
     async fn on_events(&mut self, events: Vec<Event>) {
         let mut inputs = Vec::new();
         let mut beats = Vec::new();
+        let mut transfers = Vec::new();
         for event in events {
             match event {
                 Event::Tell(input) => inputs.push(input),
+                Event::Transfer {
+                    shard,
+                    target,
+                    answer,
+                } => {
+                    inputs.push(Input::TransferWanted { shard, target });
+                    transfers.push(answer);
+                }
                 Event::Orphans(answer) => {
                     // Who asked may have given up meanwhile.
                     let _ = answer.send(self.controller.orphans());
@@ -191,6 +214,10 @@ impl Worker {
             inputs.extend(beats);
         }
         self.step(inputs);
+        for answer in transfers {
+            // Who asked may have given up meanwhile.
+            let _ = answer.send(self.controller.acts());
+        }
         // Who was not answered is told so at once, by the dropped sender.
         self.waiting.clear();
     }

@@ -137,6 +137,11 @@ impl Controller {
         }
     }
 
+    /// Whether this manager leads and decides; until then wishes are not taken.
+    pub fn acts(&self) -> bool {
+        matches!(&self.role, Role::Leading(leader) if leader.acts())
+    }
+
     /// How many orphan records each node told of. `None`: this manager does not lead.
     pub fn orphans(&self) -> Option<BTreeMap<NodeId, u64>> {
         match &self.role {

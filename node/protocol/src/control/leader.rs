@@ -198,7 +198,7 @@ impl Leader {
     }
 
     /// Before it applied its own term's first entry the tables may be old; while it transfers it starts nothing.
-    fn acts(&self) -> bool {
+    pub(super) fn acts(&self) -> bool {
         self.own_term_applied && !self.transferring
     }
 

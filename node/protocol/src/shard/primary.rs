@@ -59,7 +59,8 @@ struct Waiting {
 /// A clean change of primary under way: new requests are held.
 #[derive(Debug)]
 struct HandingOver {
-    caller: Caller,
+    /// One for each time that the managers asked; all get the same answer.
+    callers: Vec<Caller>,
     epoch: Epoch,
     plan: HandOver,
     held: Vec<Write>,
@@ -493,24 +494,25 @@ impl Replica {
         let Role::Primary(primary) = &mut self.role else {
             return false;
         };
-        if let Some(earlier) = primary.hand_over.take() {
-            out.push(Effect::Sealed {
-                caller: earlier.caller,
-                answer: SealedCopy::NotHandedOver,
-            });
-            primary.hand_over = Some(HandingOver {
-                caller,
-                epoch,
-                plan,
-                held: earlier.held,
-            });
-        } else {
-            primary.hand_over = Some(HandingOver {
-                caller,
-                epoch,
-                plan,
-                held: Vec::new(),
-            });
+        match primary.hand_over.as_mut() {
+            Some(earlier) if (earlier.epoch, earlier.plan.to) == (epoch, plan.to) => {
+                // Asked again because the answer takes its time; the limit is that of the first.
+                earlier.callers.push(caller);
+            }
+            Some(earlier) => {
+                let replaced = std::mem::replace(&mut earlier.callers, vec![caller]);
+                earlier.epoch = epoch;
+                earlier.plan = plan;
+                answer_not_handed_over(replaced, out);
+            }
+            None => {
+                primary.hand_over = Some(HandingOver {
+                    callers: vec![caller],
+                    epoch,
+                    plan,
+                    held: Vec::new(),
+                });
+            }
         }
         true
     }
@@ -525,7 +527,7 @@ impl Replica {
         let Role::Primary(primary) = &mut self.role else {
             return Ok(());
         };
-        let Some(hand_over) = &primary.hand_over else {
+        let Some(hand_over) = primary.hand_over.as_mut() else {
             return Ok(());
         };
         if primary
@@ -533,15 +535,14 @@ impl Replica {
             .acknowledged(hand_over.plan.to)
             .is_some_and(|acknowledged| acknowledged >= position)
         {
-            let (caller, epoch) = (hand_over.caller, hand_over.epoch);
+            let (callers, epoch) = (std::mem::take(&mut hand_over.callers), hand_over.epoch);
             self.answer_durable(context, out);
-            self.promise(caller, epoch, out);
+            for caller in callers {
+                self.promise(caller, epoch, out);
+            }
         } else if context.now >= hand_over.plan.give_up_at {
             let hand_over = primary.hand_over.take().expect("it is there");
-            out.push(Effect::Sealed {
-                caller: hand_over.caller,
-                answer: SealedCopy::NotHandedOver,
-            });
+            answer_not_handed_over(hand_over.callers, out);
             for write in hand_over.held {
                 self.on_write(context, write, out)?;
             }
@@ -562,6 +563,7 @@ impl Replica {
             });
         }
         if let Some(hand_over) = primary.hand_over {
+            answer_not_handed_over(hand_over.callers, out);
             for write in hand_over.held {
                 out.push(Effect::Reply {
                     caller: write.caller,
@@ -577,6 +579,13 @@ impl Replica {
             _ => panic!("{}: not a primary", self.shard),
         }
     }
+}
+
+fn answer_not_handed_over(callers: Vec<Caller>, out: &mut Vec<Effect>) {
+    out.extend(callers.into_iter().map(|caller| Effect::Sealed {
+        caller,
+        answer: SealedCopy::NotHandedOver,
+    }));
 }
 
 impl Primary {

@@ -247,7 +247,7 @@ pub fn sealed(answer: &SealedCopy) -> String {
             format!("promised epoch {epoch}, at {position}, {whole}")
         }
         SealedCopy::Higher { epoch } => format!("promised epoch {epoch} before"),
-        SealedCopy::NotHandedOver => "not handed over, goes on".to_string(),
+        SealedCopy::NotHandedOver => "nothing was handed over".to_string(),
     }
 }
 
