@@ -8,15 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use understudy_jepsen::run::{self, Plan, Summary};
 use understudy_jepsen::sim::{Keep, Verdict};
-use understudy_protocol::mutant::Mutant;
-
-#[cfg(feature = "mutants")]
-const VERSION: &str = concat!(
-    env!("CARGO_PKG_VERSION"),
-    " (built with mutants: never for use)"
-);
-#[cfg(not(feature = "mutants"))]
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+use understudy_protocol::mutant::{self, Mutant};
 
 /// Seeds of a run for which nobody said how many.
 const SEEDS: u64 = 100;
@@ -24,7 +16,7 @@ const SEEDS: u64 = 100;
 const LINES_SHOWN: usize = 40;
 
 #[derive(Parser)]
-#[command(name = "understudy-jepsen", version = VERSION, about = "Simulator and test harness of Understudy")]
+#[command(name = "understudy-jepsen", version = format!("{}{}", env!("CARGO_PKG_VERSION"), mutant::VERSION_SUFFIX), about = "Simulator and test harness of Understudy")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -103,29 +95,7 @@ fn main() -> ExitCode {
 
 /// The mistake for the rest of the process.
 fn choose(name: Option<&str>) -> anyhow::Result<()> {
-    let Some(name) = name.filter(|name| !name.is_empty()) else {
-        return Ok(());
-    };
-    let Some(mutant) = Mutant::parse(name) else {
-        let names: Vec<&str> = Mutant::ALL.iter().map(|m| m.name()).collect();
-        anyhow::bail!(
-            "there is no mutant '{name}'; there are {}",
-            names.join(", ")
-        );
-    };
-    set(mutant)
-}
-
-#[cfg(feature = "mutants")]
-fn set(mutant: Mutant) -> anyhow::Result<()> {
-    understudy_protocol::mutant::choose(Some(mutant));
-    Ok(())
-}
-
-#[cfg(not(feature = "mutants"))]
-fn set(mutant: Mutant) -> anyhow::Result<()> {
-    let name = mutant.name();
-    anyhow::bail!("this build cannot make the mistake {name}: build it with --features mutants")
+    mutant::choose(name.unwrap_or_default()).map_err(anyhow::Error::msg)
 }
 
 impl Fuzz {
@@ -167,12 +137,16 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let minutes = summary.took.as_secs_f64() / 60.0;
     let rate = summary.seeds as f64 / minutes.max(1e-9);
     let s = summary.statistics;
+    let least = summary.least.unwrap_or_default();
     format!(
-        "{} seeds, {} failed, {} events, {} acknowledged writes, {} orphans, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
         s.events,
+        least.0,
+        s.faults,
+        least.1,
         s.acknowledged,
         s.orphans,
         s.broken,

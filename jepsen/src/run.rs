@@ -52,6 +52,8 @@ pub struct Plan {
 pub struct Summary {
     pub seeds: u64,
     pub statistics: Statistics,
+    /// The fewest events, and the fewest faults, that a clean seed had.
+    pub least: Option<(u64, u64)>,
     /// Seeds that did not end clean, in the order of their numbers.
     pub failed: Vec<(u64, Verdict)>,
     pub took: Duration,
@@ -68,13 +70,17 @@ impl Summary {
         self.seeds += 1;
         let (sum, one) = (&mut self.statistics, outcome.statistics);
         sum.events += one.events;
+        sum.faults += one.faults;
         sum.acknowledged += one.acknowledged;
         sum.orphans += one.orphans;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {
             self.failed.push((seed, outcome.verdict.clone()));
+            return;
         }
+        let (events, faults) = self.least.unwrap_or((u64::MAX, u64::MAX));
+        self.least = Some((events.min(one.events), faults.min(one.faults)));
     }
 }
 

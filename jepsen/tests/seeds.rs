@@ -39,3 +39,15 @@ fn the_same_seed_twice_gives_the_same_trace() {
         assert_ne!(run::seed(seed + 1, Keep::Nothing).hash, hash(0));
     }
 }
+
+/// Less would not reach the interesting orders of events.
+#[test]
+fn every_seed_has_enough_events_and_faults() {
+    for seed in 1..=50 {
+        let statistics = run::seed(seed, Keep::Nothing).statistics;
+        assert!(
+            statistics.events >= 2_000 && statistics.faults >= 5,
+            "seed {seed}: {statistics:?}"
+        );
+    }
+}

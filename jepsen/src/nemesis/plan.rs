@@ -22,8 +22,10 @@ pub struct Plan {
 }
 
 const KINDS: usize = 26;
-/// Fewer would not reach the interesting orders of events.
+/// Fewer would not reach the interesting orders of events. Some of the planned cannot be done when their time comes, so
+/// there are a few more.
 const FAULTS_MIN: u64 = 5;
+const FAULTS_PLANNED_MIN: usize = 8;
 const FAULTS_MAX: u64 = 14;
 
 impl Plan {
@@ -42,6 +44,11 @@ impl Plan {
         let mut faults: Vec<Fault> = (0..count)
             .map(|_| draw(&mut dice, scale, &weights))
             .collect();
+        // From dice of their own: a plan with enough stays as it was.
+        let mut more = Dice::new(seed, Purpose::MoreFaults, 0);
+        while faults.len() < FAULTS_PLANNED_MIN {
+            faults.push(draw(&mut more, scale, &weights));
+        }
         faults.sort_by_key(|fault| fault.at_us);
         Plan { faults }
     }
@@ -70,7 +77,10 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
     let manager = dice.index(scale.managers);
     let shard = dice.below(u64::from(scale.shards)) as u32;
     let seen = dice.permille(400);
-    let some: Vec<usize> = (0..scale.nodes).filter(|_| dice.permille(500)).collect();
+    let mut some: Vec<usize> = (0..scale.nodes).filter(|_| dice.permille(500)).collect();
+    if some.is_empty() {
+        some.push(node);
+    }
     match dice.weighted(weights) {
         0 => FaultKind::CrashNode { node, seen },
         1 => FaultKind::CrashPrimary { shard, seen },
@@ -84,7 +94,11 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
         9 => FaultKind::IsolateNode { node },
         10 => FaultKind::IsolateManager { manager },
         11 => FaultKind::IsolateLeader,
-        12 => FaultKind::Halves { first: some },
+        12 => {
+            // All of them on one side would be no fault.
+            some.truncate(scale.nodes - 1);
+            FaultKind::Halves { first: some }
+        }
         13 => FaultKind::OneWay {
             from: node,
             to: other,
@@ -132,8 +146,16 @@ mod tests {
         for seed in 0..200 {
             let plan = Plan::draw(seed, scale);
             assert_eq!(plan, Plan::draw(seed, scale));
-            assert!(plan.faults.len() >= FAULTS_MIN as usize);
+            assert!(plan.faults.len() >= FAULTS_PLANNED_MIN);
             assert!(plan.faults.is_sorted_by_key(|fault| fault.at_us));
+            let empty = |fault: &Fault| match &fault.what {
+                FaultKind::CrashNodes { nodes }
+                | FaultKind::NodesFromManagers { nodes }
+                | FaultKind::Flaky { nodes, .. } => nodes.is_empty(),
+                FaultKind::Halves { first } => first.is_empty() || first.len() == scale.nodes,
+                _ => false,
+            };
+            assert!(!plan.faults.iter().any(empty));
         }
     }
 }

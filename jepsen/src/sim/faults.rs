@@ -34,6 +34,7 @@ impl World {
         ));
         match self.begin(what) {
             Some(remedy) => {
+                self.faults_done += 1;
                 self.remedies.insert(number, remedy);
                 self.env.after(lasts_us, Event::FaultEnds { fault: number });
             }
@@ -65,6 +66,7 @@ impl World {
             }
             FaultKind::TransferLeadership => {
                 self.managers.transfer_leadership(&mut self.env);
+                self.faults_done += 1;
                 None
             }
             FaultKind::PauseNode { node } => self.pause(node),
@@ -168,6 +170,7 @@ impl World {
             }
             FaultKind::DiskFails { node } => {
                 self.hosts[node].disk.fail();
+                self.faults_done += 1;
                 None
             }
             FaultKind::DiskHangs { node } => {
@@ -177,6 +180,7 @@ impl World {
             FaultKind::Transfer { shard } => {
                 let shard = self.shard(shard);
                 self.managers.transfer(shard, &mut self.env);
+                self.faults_done += 1;
                 None
             }
             FaultKind::LoseStore { node } => {

@@ -25,6 +25,8 @@ pub enum Verdict {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Statistics {
     pub events: u64,
+    /// Carried out; what was planned and could not be done is not counted.
+    pub faults: u64,
     pub acknowledged: u64,
     pub orphans: u64,
     pub broken: u64,

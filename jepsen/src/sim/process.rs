@@ -354,6 +354,7 @@ impl Running {
     }
 
     fn on_tick(&mut self, turn: &mut Turn) {
+        self.copies.set_interval(self.control.interval());
         let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.step(shard, Input::Tick, turn);

@@ -9,7 +9,7 @@ use crate::control::message::{Ask, CopyReport, HandOver};
 use crate::effect::{self, Assignment, Caller, Context, Effect, Input};
 use crate::shard::{Replica, Settings};
 use crate::store::Saved;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::{Epoch, ProcessId, ShardId};
 
@@ -64,6 +64,16 @@ impl Copies {
             claims: BTreeMap::new(),
             asks: BTreeMap::new(),
             changed: BTreeSet::new(),
+        }
+    }
+
+    /// The cluster's heartbeat interval, which also paces the primaries' pulses.
+    pub fn set_interval(&mut self, interval: Duration) {
+        if self.settings.interval != interval {
+            self.settings.interval = interval;
+            for replica in self.replicas.values_mut() {
+                replica.set_interval(interval);
+            }
         }
     }
 

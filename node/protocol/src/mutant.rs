@@ -63,30 +63,45 @@ mutants! {
 }
 
 #[cfg(feature = "mutants")]
-mod chosen {
-    use super::Mutant;
-    use std::sync::OnceLock;
+static CHOSEN: std::sync::OnceLock<Mutant> = std::sync::OnceLock::new();
 
-    static CHOSEN: OnceLock<Option<Mutant>> = OnceLock::new();
+/// What a binary adds to its version, so that one that can make mistakes is never taken for one that cannot.
+pub const VERSION_SUFFIX: &str = if cfg!(feature = "mutants") {
+    " (built with mutants: never for use)"
+} else {
+    ""
+};
 
-    /// Chooses the mistake for the rest of the process; the first choice holds.
-    pub fn choose(mutant: Option<Mutant>) {
+/// Chooses the mistake of that name for the rest of the process; the first choice holds, an empty name is none.
+///
+/// # Errors
+/// There is no such mistake, or this build cannot make any.
+pub fn choose(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    let Some(mutant) = Mutant::parse(name) else {
+        let names: Vec<&str> = Mutant::ALL.iter().map(|m| m.name()).collect();
+        let names = names.join(", ");
+        return Err(format!("there is no mutant '{name}'; there are {names}"));
+    };
+    #[cfg(feature = "mutants")]
+    {
         let _ = CHOSEN.set(mutant);
+        Ok(())
     }
-
-    pub(super) fn is(mutant: Mutant) -> bool {
-        CHOSEN.get().copied().flatten() == Some(mutant)
-    }
+    #[cfg(not(feature = "mutants"))]
+    Err(format!(
+        "this build cannot make the mistake {}: build it with --features mutants",
+        mutant.name()
+    ))
 }
-
-#[cfg(feature = "mutants")]
-pub use chosen::choose;
 
 impl Mutant {
     /// Whether this build and this process make the mistake.
     #[cfg(feature = "mutants")]
     pub fn on(self) -> bool {
-        chosen::is(self)
+        CHOSEN.get() == Some(&self)
     }
 
     /// Whether this build and this process make the mistake.

@@ -43,6 +43,7 @@ stories! {
     a_write_streams_and_is_acknowledged
     an_undo_survives_a_crash
     reads_see_the_disk_and_conditions_see_the_newest
+    the_log_is_trimmed_by_age
     the_log_is_trimmed_by_need_and_size
     without_a_lease_a_primary_answers_nothing
 }
@@ -122,11 +123,8 @@ fn tell(name: &str) {
 /// A mistake built in on purpose, to see which stories notice it.
 #[cfg(feature = "mutants")]
 fn choose_mutant() {
-    use understudy_protocol::mutant::{Mutant, choose};
     if let Ok(name) = std::env::var("UNDERSTUDY_MUTANT") {
-        let mutant = Mutant::parse(&name);
-        assert!(mutant.is_some(), "no mutant is called '{name}'");
-        choose(mutant);
+        understudy_protocol::mutant::choose(&name).expect("it names a mistake");
     }
 }
 

@@ -46,6 +46,7 @@ pub use output::{Output, Progress, Rows};
 use crate::config::{ManagerConfig, NodeConfig};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
+use understudy_protocol::mutant;
 
 /// A replicated state store: every update runs once, and survives the machines that it is told to survive.
 ///
@@ -55,7 +56,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "understudy",
-    version,
+    version = format!("{}{}", env!("CARGO_PKG_VERSION"), mutant::VERSION_SUFFIX),
     propagate_version = true,
     max_term_width = 100
 )]
@@ -117,6 +118,11 @@ enum Verb {
 /// Parses, runs, reports.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let mistake = std::env::var("UNDERSTUDY_MUTANT").unwrap_or_default();
+    if let Err(wrong) = mutant::choose(&mistake) {
+        eprintln!("error: UNDERSTUDY_MUTANT: {wrong}");
+        return ExitCode::from(Exit::Usage as u8);
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

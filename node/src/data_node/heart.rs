@@ -1,7 +1,7 @@
 //! The node's heartbeats: sends each when it is due, to the manager that is asked next, and takes the answers.
 //!
-//! A node beats only while it makes progress: its disk accepted a synced write and its shard threads turned within the
-//! interval. So a hung disk costs the leases, like a dead node.
+//! A node beats only while it makes progress: its disk accepted a synced write and its shard threads turned within a
+//! second. So a hung disk costs the leases, like a dead node.
 
 use super::Node;
 use crate::clock;
@@ -18,7 +18,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(2);
 /// Calls under way at once.
 const CALLS_MAX: usize = 16;
-/// Within which time disk and threads must have moved.
+/// Within which time disk and threads must have moved. Not the heartbeat interval, of which 50 ms are allowed: a disk whose
+/// cache is being flushed takes longer than that for a synced write, and must not cost the node its leases.
 const PROGRESS: Duration = Duration::from_millis(1_000);
 
 /// Beats until the process must end; tells why.

@@ -422,6 +422,8 @@ impl Driver {
     fn tick(&mut self) {
         let now = clock::now();
         self.next_tick = now + understudy_protocol::time::Duration(TICK.as_micros() as u64);
+        let interval = lock(&self.outside.control).interval();
+        self.copies.set_interval(interval);
         let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.step(shard, Input::Tick);

@@ -252,7 +252,13 @@ impl Leader {
                 && !failover.unwilling.contains(c)
                 && self.is_reachable(turn, *c)
         };
+        let awaited = |c: &CopyId| failover.preferred == Some(*c) && slow(c);
         let wait = turn.tables.settings().slower_candidates_wait;
+        // The target of a hand-over has everything. Without it the shard would go back to where it is to leave.
+        let wait = match entry.candidates().any(|c| awaited(&c)) {
+            true => wait.max(turn.settings.hand_over_limit),
+            false => wait,
+        };
         turn.now.since(first) >= wait || !entry.candidates().any(|c| slow(&c))
     }
 

@@ -83,6 +83,7 @@ pub struct NodeControl {
     unacknowledged: BTreeSet<ShardId>,
     asks: BTreeSet<Ask>,
     active: BTreeSet<ClientId>,
+    retired: bool,
 }
 
 impl NodeControl {
@@ -111,7 +112,13 @@ impl NodeControl {
             unacknowledged: BTreeSet::new(),
             asks: BTreeSet::new(),
             active: BTreeSet::new(),
+            retired: false,
         }
+    }
+
+    /// Between two heartbeats, of nodes to managers and of primaries to copies.
+    pub fn interval(&self) -> Duration {
+        self.interval
     }
 
     pub fn process(&self) -> ProcessId {
@@ -133,7 +140,12 @@ impl NodeControl {
 
     /// The manager's lease, to be checked before and after every act as primary.
     pub fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
-        self.leases.holds(shard, epoch, now)
+        !self.retired && self.leases.holds(shard, epoch, now)
+    }
+
+    /// The process ends: it acts as primary no more, whatever the tables say, and sends no heartbeat.
+    pub fn retire(&mut self) {
+        self.retired = true;
     }
 
     pub fn leases(&self) -> &LeaseHolder {
@@ -214,7 +226,7 @@ impl NodeControl {
         wall_ms: u64,
         progress: bool,
     ) -> Option<(NodeId, HeartbeatRequest)> {
-        if now < self.due() || !progress {
+        if now < self.due() || !progress || self.retired {
             return None;
         }
         self.turn_from_silent_manager(now);

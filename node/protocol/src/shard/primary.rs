@@ -13,11 +13,14 @@ use crate::mutant::Mutant;
 use crate::record::{Body, EncodedRecord, Record, RequestBody};
 use crate::request::{DedupEntry, FailedOp, Outcome, Request};
 use crate::store::{StoreChange, StoreError};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{PENDING_RECORDS_MAX, RECORD_BYTES_MAX, SHARD_MAILBOX_MAX};
 use understudy_proto::{Epoch, Pair};
+
+/// How late an answer at the deadline may come.
+const SWEEP_EVERY: Duration = Duration::from_millis(50);
 
 /// A client's update on its way in.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Replica {
             StoreChange::PutMeta(self.meta.clone()),
         ];
         let start_batch = self.persist(changes, out);
-        let mut primary = Primary::new(epoch, start_batch, self.live.position, context.now);
+        let mut primary = Primary::new(epoch, start_batch, self.live.position, context);
         primary.streams.push(encoded);
         primary.serving = Mutant::ServeBeforeEpochStart.on();
         self.role = Role::Primary(Box::new(primary));
@@ -118,7 +121,7 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         self.become_idle(out);
-        let mut primary = Primary::new(epoch, self.emitted, self.live.position, context.now);
+        let mut primary = Primary::new(epoch, self.emitted, self.live.position, context);
         primary.serving = true;
         self.role = Role::Primary(Box::new(primary));
     }
@@ -466,12 +469,11 @@ impl Replica {
 
     /// Answers *unknown* what waited past its deadline for the disk or the lease.
     fn expire(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
-        let interval = self.settings.interval;
         let primary = self.primary_mut();
         if context.now < primary.next_sweep {
             return;
         }
-        primary.next_sweep = context.now + interval;
+        primary.next_sweep = context.now + SWEEP_EVERY;
         primary
             .waiting
             .retain(|waiting| waiting.keep_until(context.now, out));
@@ -589,17 +591,17 @@ fn answer_not_handed_over(callers: Vec<Caller>, out: &mut Vec<Effect>) {
 }
 
 impl Primary {
-    fn new(epoch: Epoch, start_batch: u64, position: Pair, now: Instant) -> Primary {
+    fn new(epoch: Epoch, start_batch: u64, position: Pair, context: &Context<'_>) -> Primary {
         Primary {
             epoch,
             serving: false,
             start_batch,
             waiting: VecDeque::new(),
             for_copies: Vec::new(),
-            streams: Streams::new(now),
-            retention: Retention::new(position),
+            streams: Streams::new(context.now),
+            retention: Retention::new(position, context.wall_ms),
             hand_over: None,
-            next_sweep: now,
+            next_sweep: context.now,
         }
     }
 }

@@ -136,6 +136,11 @@ impl Replica {
         }
     }
 
+    /// The cluster's heartbeat interval, as the managers last told it.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.settings.interval = interval;
+    }
+
     /// Takes one stimulus and tells what is to be done.
     pub fn step(&mut self, context: &Context<'_>, input: Input, out: &mut Vec<Effect>) {
         let done = match input {

@@ -9,8 +9,9 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 use understudy_proto::Pair;
 
-/// A mark is set about every so many bytes of log; trimming goes from mark to mark.
+/// A mark is set about every so many bytes of log, and every so long; trimming goes from mark to mark.
 const MARK_BYTES: u64 = 256 * 1024;
+const MARK_MS: u64 = 10 * 60 * 1_000;
 
 /// Where the log could be cut, and how much comes after.
 #[derive(Debug)]
@@ -22,10 +23,11 @@ pub(super) struct Retention {
 }
 
 impl Retention {
-    pub fn new(position: Pair) -> Retention {
-        // What was there before counts as nothing: it goes as soon as enough came after it.
+    pub fn new(position: Pair, wall_ms: u64) -> Retention {
+        // What was there before counts as nothing, and as no older than this: it goes as soon as enough came after it, or
+        // when it is certainly old.
         Retention {
-            marks: VecDeque::from([(position, 0, u64::MAX)]),
+            marks: VecDeque::from([(position, 0, wall_ms)]),
             bytes: 0,
             next: Instant::ZERO,
         }
@@ -33,18 +35,16 @@ impl Retention {
 
     pub fn note(&mut self, pair: Pair, bytes: usize, wall_ms: u64) {
         self.bytes += bytes as u64;
-        if self
-            .marks
-            .back()
-            .is_none_or(|(_, at, _)| self.bytes - at >= MARK_BYTES)
-        {
+        if self.marks.back().is_none_or(|(_, upto, at)| {
+            self.bytes - upto >= MARK_BYTES || wall_ms.saturating_sub(*at) >= MARK_MS
+        }) {
             self.marks.push_back((pair, self.bytes, wall_ms));
         }
     }
 
     /// The last mark that size or age want gone.
     fn wanted(&self, log_bytes: u64, log_age_ms: u64, wall_ms: u64) -> Option<Pair> {
-        let old = |at: u64| at != u64::MAX && wall_ms.saturating_sub(at) > log_age_ms;
+        let old = |at: u64| wall_ms.saturating_sub(at) > log_age_ms;
         let gone = |(_, upto, at): &&(Pair, u64, u64)| self.bytes - upto > log_bytes || old(*at);
         self.marks
             .iter()

@@ -9,6 +9,6 @@ mod world;
 pub(crate) fn choose_mutant() {
     #[cfg(feature = "mutants")]
     if let Ok(name) = std::env::var("UNDERSTUDY_MUTANT") {
-        crate::mutant::choose(crate::mutant::Mutant::parse(&name));
+        crate::mutant::choose(&name).expect("it names a mistake");
     }
 }

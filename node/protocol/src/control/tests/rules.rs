@@ -545,6 +545,30 @@ fn a_clean_hand_over_promotes_its_target_without_any_wait() {
     assert_eq!(bench.primary(S1), target);
 }
 
+/// The old primary is sealed and equally advanced; it stops, and must not be taken for its slow target.
+#[test]
+fn the_target_of_a_hand_over_is_waited_for_longer_than_others() {
+    let mut bench = Bench::new();
+    let (primary, target) = (bench.primary(S1), bench.others(S1)[1]);
+    let copy = bench.process(target).copy();
+    let actions = bench.step(Input::TransferWanted {
+        shard: S1,
+        target: copy,
+    });
+    let Some(Action::HandOver(request)) = actions.first() else {
+        panic!("{actions:?}");
+    };
+    let last = Pair::new(1, 9);
+    let from = bench.process(primary);
+    let hand_overs = vec![(request.hand_overs[0], HandOverOutcome::Promised { last })];
+    bench.step(Input::HandOverAnswer(HandOverAnswer { from, hand_overs }));
+    bench.pass(900, &[1, 2, 3]);
+    assert_eq!(bench.primary(S1), primary, "nobody is promoted yet");
+    bench.seal(target, S1, last);
+    bench.pass(200, &[1, 2, 3]);
+    assert_eq!(bench.primary(S1), target);
+}
+
 #[test]
 fn a_replacement_is_placed_when_a_node_stays_away_and_joins_until_complete() {
     let mut bench = Bench::new();
