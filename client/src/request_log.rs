@@ -250,6 +250,15 @@ pub struct Traces {
     pub found: Vec<Trace>,
     /// Nodes that could not be asked; what they hold is unknown.
     pub unreachable_nodes: Vec<u64>,
+    /// Shards whose log nobody could look at as primary; what it holds is unknown.
+    pub unserved_shards: Vec<u32>,
+}
+
+impl Traces {
+    /// Whether everybody was asked who may have it: then what was not found is nowhere.
+    pub fn is_complete(&self) -> bool {
+        self.unreachable_nodes.is_empty() && self.unserved_shards.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -307,6 +316,7 @@ impl LookUp {
         Ok(Traces {
             found: answer.found.into_iter().map(trace).collect(),
             unreachable_nodes: answer.unreachable_nodes,
+            unserved_shards: answer.unserved_shards,
         })
     }
 }

@@ -21,7 +21,7 @@ use understudy_proto::{ClientId, Pair, RequestId, Sequence, v1};
 pub enum Event {
     /// One record's changes to keys that match.
     Change(Change),
-    /// Changes of this shard may be missing here: read its keys again. What comes next is at or after `first`.
+    /// Changes of this shard may be missing here: read its keys again. What comes next is after `first`.
     Gap { shard: u32, first: Option<Pair> },
     /// How far each shard was looked through, while nothing changes.
     Progress(BTreeMap<u32, Pair>),

@@ -30,7 +30,7 @@ struct World {
 
 impl World {
     async fn start(nodes: u16) -> World {
-        let (cluster, folder) = real::cluster(1, nodes).await;
+        let (cluster, folder) = real::cluster(1, nodes, &[]).await;
         let world = World {
             endpoints: cluster.endpoints().join(","),
             cluster,

@@ -2,15 +2,15 @@
 
 mod damage;
 mod real;
+mod serving;
 
 use damage::{find, overwrite};
 use std::future::IntoFuture;
 use std::time::Duration;
-use understudy_client::{Client, Settings};
+use understudy_client::Client;
 use understudy_node::cli::cluster_processes::LocalCluster;
 use understudy_node::cli::faults::wait_whole;
 use understudy_node::storage::keys::Family;
-use understudy_proto::v1::NamespacePolicy;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "default";
@@ -18,24 +18,7 @@ const KEY: &str = "altered";
 
 /// A cluster whose one shard has an object that lies before what a start compares with the log.
 async fn with_an_old_object(nodes: u16) -> (LocalCluster, tempfile::TempDir, Client) {
-    let (cluster, folder) = real::cluster(1, nodes).await;
-    let settings = Settings {
-        deadline: LIMIT,
-        ..Settings::default()
-    };
-    let client = Client::connect_with(cluster.endpoints(), settings)
-        .await
-        .unwrap();
-    let policy = NamespacePolicy {
-        shards: 1,
-        copies: u32::from(nodes),
-        ..NamespacePolicy::default()
-    };
-    let made = client
-        .cluster()
-        .create_namespace(NAMESPACE, policy, false)
-        .await;
-    made.unwrap();
+    let (cluster, folder, client) = serving::cluster(1, nodes, NAMESPACE, 1).await;
     client
         .namespace(NAMESPACE)
         .put(KEY, "as it was")

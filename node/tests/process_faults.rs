@@ -1,10 +1,11 @@
-//! One real cluster under load, broken in sequence: each manager killed and restarted, each node, a node that
-//! went on alone, then everything at once. At the end every acknowledged write is accounted for, by request id.
+//! One real cluster under load, broken in sequence: each manager killed and restarted, each node told to end, each node
+//! killed, a node that went on alone, then everything at once. At the end every acknowledged write is accounted for, by request id.
 //!
 //! I7: it stands in its primary's log as it was told, or in the orphan log of a node that runs and was the shard's
 //! primary when it was killed. I8: no id stands in a log twice, and the counters are the number of increments in the log.
 
 mod real;
+mod serving;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use understudy_client::{Client, Error, Namespace, Outcome, Settings, Written};
+use understudy_client::{Client, Error, Namespace, Outcome, Written};
 use understudy_node::cli::cluster_processes::{LocalCluster, Member, MemberRole};
 use understudy_node::cli::faults::wait_whole;
 use understudy_node::cli::read_back::{Recorded, request_of};
@@ -23,9 +24,7 @@ use understudy_proto::failure::Applied;
 use understudy_proto::shard_of_key::shard_index;
 use understudy_proto::v1::cluster_client::ClusterClient;
 use understudy_proto::v1::outcome::Status;
-use understudy_proto::v1::{
-    LogRecord, NamespacePolicy, ShardInfo, StatusRequest, TransferShardRequest,
-};
+use understudy_proto::v1::{LogRecord, ShardInfo, StatusRequest, TransferShardRequest};
 use understudy_proto::{Pair, RequestId};
 
 const MANAGERS: u16 = 3;
@@ -53,6 +52,15 @@ async fn every_acknowledged_write_is_accounted_for_when_processes_are_killed() {
         world.restart(&member).await;
     }
     assert_eq!(load.errors(), failed, "a manager's end fails no write");
+    // Told to end, a node first hands its primaries over.
+    for member in world.names(MemberRole::Node) {
+        let clean = world.cluster.stop_member(&member).await.unwrap();
+        assert!(clean, "{member} ends cleanly");
+        load.some_more(200).await;
+        world.restart(&member).await;
+        world.whole().await;
+    }
+    assert_eq!(load.errors(), failed, "a node's clean end fails no write");
     assert_eq!(
         world.recorded().await.orphans.len(),
         0,
@@ -133,32 +141,13 @@ struct World {
 
 impl World {
     async fn start() -> World {
-        let (cluster, folder) = real::cluster(MANAGERS, NODES).await;
-        let settings = Settings {
-            deadline: PATIENCE,
-            ..Settings::default()
-        };
-        let client = Client::connect_with(cluster.endpoints(), settings)
-            .await
-            .unwrap();
-        let policy = NamespacePolicy {
-            shards: SHARDS,
-            copies: u32::from(NODES),
-            ..NamespacePolicy::default()
-        };
-        let cluster_api = client.cluster();
-        cluster_api
-            .create_namespace(NAMESPACE, policy, false)
-            .await
-            .unwrap();
-        let world = World {
+        let (cluster, folder, client) = serving::cluster(MANAGERS, NODES, NAMESPACE, SHARDS).await;
+        World {
             cluster,
             client,
             lost: BTreeSet::new(),
             _folder: folder,
-        };
-        world.whole().await;
-        world
+        }
     }
 
     fn names(&self, role: MemberRole) -> Vec<String> {

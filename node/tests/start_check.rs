@@ -372,7 +372,7 @@ struct World {
 
 impl World {
     async fn start() -> World {
-        let (cluster, folder) = real::cluster(1, 3).await;
+        let (cluster, folder) = real::cluster(1, 3, &[]).await;
         let world = World { cluster, folder };
         world.ask(&[
             "namespace",

@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a clean stop may take before it is a kill.
-pub const STOP_LIMIT: Duration = Duration::from_secs(5);
+pub const STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// What a cluster consists of.
 #[derive(Clone, Debug)]
@@ -230,7 +230,7 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Ends a process cleanly (SIGTERM); after five seconds it is killed. `true`: it ended cleanly.
+    /// Ends a process cleanly (SIGTERM); what takes too long is killed. `true`: it ended cleanly.
     pub async fn stop_member(&mut self, name: &str) -> Result<bool, ClusterError> {
         let index = self.index(name)?;
         signal_child(&self.members[index], Signal::TERM);
@@ -265,10 +265,10 @@ impl LocalCluster {
         ended
     }
 
-    /// Ends all cleanly, nodes first so that they can hand over; what takes longer than five seconds is killed. Gives the
-    /// names of those.
+    /// Ends all cleanly, nodes first so that they can hand over; what takes too long is killed. Gives the names of those
+    /// that did not end cleanly.
     pub async fn stop(mut self) -> Vec<String> {
-        let mut killed = Vec::new();
+        let mut unclean = Vec::new();
         for role in [MemberRole::Node, MemberRole::Manager] {
             let of_role = |member: &Member| member.role == role;
             for member in self.members.iter().filter(|member| of_role(member)) {
@@ -277,20 +277,20 @@ impl LocalCluster {
             let until = Instant::now() + STOP_LIMIT;
             for index in 0..self.members.len() {
                 if of_role(&self.members[index]) && !self.wait_end(index, until).await {
-                    killed.push(self.members[index].name.clone());
+                    unclean.push(self.members[index].name.clone());
                 }
             }
         }
-        killed
+        unclean
     }
 
-    /// `true`: it ended by itself before that.
+    /// `true`: it ended by itself before that, and said that it ended well.
     async fn wait_end(&mut self, index: usize, until: Instant) -> bool {
         let Some(mut child) = self.members[index].child.take() else {
             return true;
         };
-        if tokio::time::timeout_at(until, child.wait()).await.is_ok() {
-            return true;
+        if let Ok(ended) = tokio::time::timeout_at(until, child.wait()).await {
+            return ended.is_ok_and(|status| status.success());
         }
         // It is gone already when this fails.
         let _ = child.kill().await;

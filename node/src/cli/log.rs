@@ -48,6 +48,8 @@ pub async fn run(args: Args) -> Ended {
     if args.follow {
         log = log.follow();
     }
+    let begins = args.from.is_some() || args.after.is_some();
+    let mut told = false;
     loop {
         let event = tokio::select! {
             event = log.next() => event.map_err(|error| Trouble::of("reading the log", &error))?,
@@ -56,9 +58,19 @@ pub async fn run(args: Args) -> Ended {
         match event {
             None => break,
             Some(LogEvent::Record(record)) => {
+                told = true;
                 context
                     .output
                     .line(&record_json(&record), || record_text(&record))?;
+            }
+            // Nothing that was asked for is missing in silence: a start that is gone is an error.
+            Some(LogEvent::Gap { first_version }) if !told && begins => {
+                return Err(Trouble::new(
+                    Exit::Failed,
+                    "the log does not reach back so far",
+                    format!("the first version that is kept is {first_version}"),
+                    format!("begin there (--from {first_version}), or read the objects anew"),
+                ));
             }
             Some(LogEvent::Gap { first_version }) => {
                 let document = json!({ "kind": "gap", "first_version": first_version });

@@ -37,13 +37,14 @@ pub async fn run(args: Args) -> Ended {
     for node in &traces.unreachable_nodes {
         eprintln!("node {node} could not be asked; what it holds is unknown");
     }
-    Ok(
-        match (traces.found.is_empty(), traces.unreachable_nodes.is_empty()) {
-            (false, _) => Exit::Done,
-            (true, true) => Exit::NotFound,
-            (true, false) => Exit::Unknown,
-        },
-    )
+    for shard in &traces.unserved_shards {
+        eprintln!("shard {shard} has no primary at the moment; what its log holds is unknown");
+    }
+    Ok(match (traces.found.is_empty(), traces.is_complete()) {
+        (false, _) => Exit::Done,
+        (true, true) => Exit::NotFound,
+        (true, false) => Exit::Unknown,
+    })
 }
 
 fn place(trace: &Trace) -> &'static str {
@@ -72,6 +73,7 @@ fn document(id: RequestId, traces: &Traces) -> Value {
         "request_id": id.to_string(),
         "found": found.collect::<Vec<_>>(),
         "unreachable_nodes": traces.unreachable_nodes,
+        "unserved_shards": traces.unserved_shards,
     })
 }
 

@@ -223,13 +223,28 @@ impl Signals {
         })
     }
 
-    /// What came.
-    async fn next(&mut self) -> &'static str {
+    /// What came first, and whether it was a signal.
+    async fn first(&mut self) -> (&'static str, bool) {
+        let mut parent = self.parent.take();
+        tokio::select! {
+            word = self.signal() => (word, true),
+            () = parent_ended(&mut parent) => ("the end of the parent process", false),
+        }
+    }
+
+    async fn signal(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            () = parent_ended(&mut self.parent) => "the end of the parent process",
         }
+    }
+
+    /// Somebody insists. A parent that sends a signal and goes away does not.
+    async fn second_signal(&mut self, first_was_one: bool) -> &'static str {
+        if !first_was_one {
+            self.signal().await;
+        }
+        self.signal().await
     }
 }
 
@@ -245,13 +260,11 @@ fn watch_parent_end() -> oneshot::Receiver<()> {
     receiver
 }
 
-/// Never twice.
 async fn parent_ended(parent: &mut Option<oneshot::Receiver<()>>) {
-    let Some(end) = parent else {
-        return std::future::pending().await;
-    };
-    let _ = end.await;
-    *parent = None;
+    match parent {
+        None => std::future::pending().await,
+        Some(end) => drop(end.await),
+    }
 }
 
 async fn until_the_end(
@@ -261,15 +274,15 @@ async fn until_the_end(
     limit: Duration,
 ) -> Result<(), RoleError> {
     tokio::pin!(running);
-    let word = tokio::select! {
+    let (word, signalled) = tokio::select! {
         result = &mut running => return result,
-        word = signals.next() => word,
+        first = signals.first() => first,
     };
     tracing::info!(word, "stopping");
     stopper.stop();
     tokio::select! {
         result = &mut running => result,
-        word = signals.next() => {
+        word = signals.second_signal(signalled) => {
             tracing::warn!(word, "stopping at once");
             Err(RoleError::Failed("stopped before the clean end".to_string()))
         }

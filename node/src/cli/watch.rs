@@ -75,7 +75,10 @@ fn tell(output: Output, event: &Event, progress: bool) -> Result<(), Trouble> {
         Event::Gap { shard, first } => {
             let document = json!({ "event": "gap", "shard": shard, "first": first.map(pair_json) });
             output.line(&document, || {
-                format!("gap  shard {shard}: read its keys again, changes may be missing here")
+                let first = first.map_or_else(String::new, |first| format!(" up to {first}"));
+                format!(
+                    "gap  shard {shard}: read its keys again, changes{first} may be missing here"
+                )
             })
         }
         Event::Progress(positions) if progress => {

@@ -47,7 +47,7 @@ use understudy_proto::v1::objects_server::ObjectsServer as ObjectsService;
 use understudy_proto::v1::replica_server::ReplicaServer as ReplicaService;
 use understudy_proto::v1::replication_server::ReplicationServer as ReplicationService;
 use understudy_proto::v1::request_log_server::RequestLogServer as RequestLogService;
-use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Sequence, StoreId};
+use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Revision, Sequence, StoreId};
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message::Condition;
 use understudy_protocol::shard::Settings;
@@ -81,6 +81,8 @@ impl std::fmt::Debug for Node {
 const CALL_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// When a node that stops hands nothing over for so long, there is no other to take it: the cluster stops.
+const NOBODY_TAKES_THEM: Duration = Duration::from_millis(1_500);
 /// Above the silence after which a node counts as down: 2.5 times the longest heartbeat interval, 60 s.
 const REPLACED_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -324,12 +326,20 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
         .map_err(RoleError::Failed)?;
     add_public(&mut routes, &node);
     let public = tokio::spawn(serve_public(public, room.public, routes, ended));
-    health
-        .set_service_status("", tonic_health::ServingStatus::Serving)
-        .await;
-    admin.set_readiness(Readiness::Ready);
+    let ready = async {
+        // Until it has the tables it refuses everything.
+        while node.directory.read().revision == Revision::ZERO {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        health
+            .set_service_status("", tonic_health::ServingStatus::Serving)
+            .await;
+        admin.set_readiness(Readiness::Ready);
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = stop.wait() => {}
+        () = ready => {}
         ended = beating => {
             return Err(RoleError::Failed(match ended {
                 Ok(why) => why,
@@ -341,7 +351,9 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
     health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
         .await;
-    hand_over(&node, Duration::from_millis(config.shutdown_timeout_ms)).await;
+    // The rest is for what is on its way.
+    let limit = Duration::from_millis(config.shutdown_timeout_ms).mul_f32(0.8);
+    hand_over(&node, limit).await;
     servers.stop();
     watching.abort();
     // Streams of peers and followers do not end by themselves.
@@ -414,7 +426,7 @@ fn server() -> Server {
         .initial_connection_window_size(16 * 1024 * 1024)
 }
 
-/// Waits until the primaries moved away, at most so long.
+/// Until it has no primary any more, or nobody takes them, or time is up; then it acts as none.
 async fn hand_over(node: &Node, limit: Duration) {
     let lock = || {
         node.control
@@ -422,8 +434,22 @@ async fn hand_over(node: &Node, limit: Duration) {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     };
     lock().set_condition(Condition::Stopping);
-    let ends = tokio::time::Instant::now() + limit;
-    while lock().leases().claims().next().is_some() && tokio::time::Instant::now() < ends {
+    let began = tokio::time::Instant::now();
+    let (mut left, mut moved) = (usize::MAX, began);
+    loop {
+        let now = tokio::time::Instant::now();
+        {
+            let mut control = lock();
+            let claims = control.leases().claims().count();
+            if claims < left {
+                (left, moved) = (claims, now);
+            }
+            if claims == 0 || now >= began + limit || now >= moved + NOBODY_TAKES_THEM {
+                // A shard whose target is lost now may be given back: what was acknowledged here would be cut off.
+                control.retire();
+                return;
+            }
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -5,7 +5,10 @@
 use super::{Directory, Managers};
 use crate::clock;
 use crate::rpc::control::{NodeRequest, NodeResponse};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use parking_lot::RwLock;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +27,11 @@ pub struct Sessions {
     /// Under which this process asks.
     asker: ClientId,
     asked: AtomicU64,
+    /// Registrations under way: one for each client, whoever waits for it.
+    asking: Arc<parking_lot::Mutex<HashMap<ClientId, Asking>>>,
 }
+
+type Asking = Shared<BoxFuture<'static, Result<(), Failure>>>;
 
 impl Sessions {
     pub fn new(
@@ -39,6 +46,7 @@ impl Sessions {
             control,
             asker,
             asked: AtomicU64::new(0),
+            asking: Arc::default(),
         }
     }
 
@@ -68,30 +76,47 @@ impl Sessions {
             )
             .with("table_time_ms", clock::unix_ms().to_string()));
         }
+        let asking = self.asking.lock().get(&client).cloned();
+        asking.unwrap_or_else(|| self.register(client)).await
+    }
+
+    /// Registers the client with the managers; it goes on when whoever asked first gives up.
+    fn register(&self, client: ClientId) -> Asking {
         let sequence = Sequence(self.asked.fetch_add(1, Relaxed) + 1);
         let id = RequestId {
             client: self.asker,
             sequence,
         };
-        let asked = self
-            .managers
-            .ask(&NodeRequest::RegisterSession { id, client }, LIMIT)
-            .await;
-        match asked {
-            Ok(NodeResponse::Session(session)) if session.state == SessionState::Open => {
-                self.directory.write().know_session(client);
-                Ok(())
+        let (managers, directory) = (self.managers.clone(), self.directory.clone());
+        let asked = async move {
+            let request = NodeRequest::RegisterSession { id, client };
+            match managers.ask(&request, LIMIT).await {
+                Ok(NodeResponse::Session(session)) if session.state == SessionState::Open => {
+                    directory.write().know_session(client);
+                    Ok(())
+                }
+                Ok(NodeResponse::Session(_)) => Err(ended()),
+                Ok(NodeResponse::Taken) => {
+                    Err(Failure::no(Reason::Internal, "an answer of another kind"))
+                }
+                // The write itself was not begun.
+                Err(failure) => Err(Failure {
+                    applied: understudy_proto::failure::Applied::No,
+                    ..failure
+                }),
             }
-            Ok(NodeResponse::Session(_)) => Err(ended()),
-            Ok(NodeResponse::Taken) => {
-                Err(Failure::no(Reason::Internal, "an answer of another kind"))
-            }
-            // The write itself was not begun.
-            Err(failure) => Err(Failure {
-                applied: understudy_proto::failure::Applied::No,
-                ..failure
-            }),
-        }
+        };
+        let asked = asked.boxed().shared();
+        let mut asking = self.asking.lock();
+        // Somebody may have begun since it was looked up.
+        let first = asking.entry(client).or_insert(asked).clone();
+        let (all, waits) = (self.asking.clone(), first.clone());
+        tokio::spawn(async move {
+            // Whoever waits gets the result.
+            let _ = waits.await;
+            all.lock().remove(&client);
+        });
+        first
     }
 }
 

@@ -137,7 +137,12 @@ impl ObjectsServer {
             .host
             .write(shard, request, copies, deadline, Responder::Call(reply));
         let answer = answer.await.map_err(|_| stopping())??;
-        Ok(self.executed(shard, answer, &keys, copies))
+        let directory = self.node.directory.read();
+        let address = directory.public_address(self.node.me.node, directory.site());
+        Ok(v1::ExecuteResponse {
+            primary_address: address.unwrap_or_default(),
+            ..self.executed(shard, answer, &keys, copies)
+        })
     }
 
     pub(super) fn executed(

@@ -60,26 +60,37 @@ impl RequestLogServer {
             .collect()
     }
 
+    /// Adds what this node knows of a request in one shard.
     async fn outcome_here(
         &self,
         namespace: &Namespace,
         index: u32,
         id: RequestId,
-    ) -> Result<Vec<Found>, Failure> {
+        response: &mut v1::GetOutcomeResponse,
+    ) -> Result<(), Failure> {
         let shard = namespace
             .shard(index)
             .expect("the index is below the count");
-        let mut found = Vec::new();
-        if self.node.host.view(shard, ReadLevel::Primary).await.is_ok()
-            && let Some(entry) = self.node.host.dedup(shard, id).await?
-        {
-            found.push(Found {
+        let found = &mut response.found;
+        let primary = |node: &Arc<Node>| {
+            let node = node.clone();
+            async move { node.host.view(shard, ReadLevel::Primary).await.is_ok() }
+        };
+        let mut served = primary(&self.node).await;
+        if served {
+            let entry = self.node.host.dedup(shard, id).await?;
+            // As long as it is still the primary nobody else can have accepted the request meanwhile.
+            served = primary(&self.node).await;
+            found.extend(entry.map(|entry| Found {
                 shard: index,
                 pair: Some(wire::pair(entry.pair)),
                 outcome: Some(wire::outcome(entry.outcome, &[])),
                 r#where: Where::Log as i32,
                 node: self.node.me.node.0,
-            });
+            }));
+        }
+        if !served {
+            response.unserved_shards.push(index);
         }
         let orphans = orphans_of(&self.node, shard, usize::MAX, move |record| {
             record.request_id() == Some(id)
@@ -95,7 +106,7 @@ impl RequestLogServer {
                 node: self.node.me.node.0,
             });
         }
-        Ok(found)
+        Ok(())
     }
 
     async fn get_outcome_anywhere(
@@ -116,9 +127,8 @@ impl RequestLogServer {
         };
         let mut response = v1::GetOutcomeResponse::default();
         for index in indexes {
-            response
-                .found
-                .extend(self.outcome_here(&namespace, index, id).await?);
+            self.outcome_here(&namespace, index, id, &mut response)
+                .await?;
         }
         if asked.local_only {
             return Ok(response);
@@ -137,7 +147,11 @@ impl RequestLogServer {
         let answers = futures::future::join_all(others.iter().map(|node| ask(*node))).await;
         for (node, answer) in others.into_iter().zip(answers) {
             match answer {
-                Ok(answer) => response.found.extend(answer.found),
+                Ok(answer) => {
+                    response.found.extend(answer.found);
+                    let unserved = &mut response.unserved_shards;
+                    unserved.retain(|index| answer.unserved_shards.contains(index));
+                }
                 Err(_) => response.unreachable_nodes.push(node.0),
             }
         }
@@ -201,11 +215,18 @@ impl RequestLogServer {
         let mut response = v1::ListOrphansResponse::default();
         for shard in shards {
             let room = limit + 1 - response.orphans.len();
+            // A copy that has no contents at the moment cannot tell where the branches part.
+            let log = self.node.host.view(shard, ReadLevel::Any).await;
+            let log = log.ok().map(|view| view.log);
             for orphan in orphans_of(&self.node, shard, room, |_| true).await? {
                 response.orphans.push(v1::list_orphans_response::Orphan {
                     node: self.node.me.node.0,
                     record: Some(log_record(&orphan.record).map_err(|error| storage(&error))?),
-                    cut: None,
+                    cut: log.as_ref().map(|log| {
+                        let end = orphan.record.pair;
+                        let starts = &orphan.epoch_starts;
+                        wire::pair(branch::cut(&log.epoch_starts, log.durable, starts, end))
+                    }),
                 });
             }
             if response.orphans.len() > limit {
@@ -284,12 +305,7 @@ impl LogReader {
             None if from.0 == 0 => view.base.version,
             None => Version(from.0 - 1),
         };
-        if at < view.base.version {
-            let first = Version(view.base.version.0 + 1);
-            let message =
-                format!("the log begins at version {first}; begin there, or read the objects anew");
-            return Err(Failure::no(Reason::Compacted, message).with("first", first.to_string()));
-        }
+        check_kept(&view, at)?;
         let views = node.host.follow(shard).await?;
         Ok(LogReader {
             node,
@@ -318,6 +334,8 @@ impl LogReader {
         if self.at >= view.durable.version {
             return Ok(Vec::new());
         }
+        // It may have been trimmed since the last look: what comes next is not what follows then.
+        check_kept(&view, self.at)?;
         let (database, shard, from) = (self.node.database.clone(), self.shard, self.at.next());
         let reading = tokio::task::spawn_blocking(move || {
             database.records(shard, view.generation, from, MESSAGE_BYTES)
@@ -326,6 +344,13 @@ impl LogReader {
             .await
             .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
         let mut records = records.map_err(|error| storage(&error))?;
+        if records
+            .first()
+            .is_some_and(|first| first.pair.version != from)
+        {
+            // Trimmed between the look and the read; the next look tells.
+            return Ok(Vec::new());
+        }
         records.retain(|record| record.pair <= view.durable);
         if let Some(last) = records.last() {
             self.at = last.pair.version;
@@ -340,6 +365,17 @@ impl LogReader {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the record after that version is still in the log.
+fn check_kept(view: &LogView, at: Version) -> Result<(), Failure> {
+    if at >= view.base.version {
+        return Ok(());
+    }
+    let first = view.base.version.next();
+    let message =
+        format!("the log begins at version {first}; begin there, or read the objects anew");
+    Err(Failure::no(Reason::Compacted, message).with("first", first.to_string()))
 }
 
 fn forked(view: &LogView, pair: Pair) -> Failure {

@@ -3,12 +3,13 @@
 //! One task reads items and hands them to the shard threads; their answers gather in a sink, and one task sends what has
 //! gathered as one message. An item for another node is passed on by a task of its own.
 
-use super::objects::ObjectsServer;
+use super::objects::{CheckedWrite, ObjectsServer};
 use crate::shard::responder::{StreamReplyKind, StreamSlot};
 use crate::shard::{ReadResponder, Responder, StreamReply, StreamSink};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -21,14 +22,17 @@ use understudy_proto::{ClientId, ShardId, v1};
 pub type StreamOut =
     Pin<Box<dyn futures::Stream<Item = Result<v1::StreamResponse, Status>> + Send>>;
 
+/// How often a client's activity is noted, however much it writes.
+const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
+
 /// One open stream.
 struct Session {
     server: ObjectsServer,
     sink: Arc<StreamSink>,
     /// One permit for each item that is not answered.
     room: Arc<Semaphore>,
-    /// Clients that were admitted on this stream.
-    admitted: HashSet<ClientId>,
+    /// Clients that wrote on this stream, and when their activity was last told.
+    active: HashMap<ClientId, Instant>,
 }
 
 pub(super) fn start(server: ObjectsServer, incoming: Streaming<v1::StreamRequest>) -> StreamOut {
@@ -40,7 +44,7 @@ pub(super) fn start(server: ObjectsServer, incoming: Streaming<v1::StreamRequest
         server,
         sink,
         room,
-        admitted: HashSet::new(),
+        active: HashMap::new(),
     };
     tokio::spawn(session.receive(incoming));
     Box::pin(ReceiverStream::new(outgoing))
@@ -74,8 +78,7 @@ async fn send(
 fn answer(server: &ObjectsServer, reply: StreamReply) -> v1::StreamAnswer {
     let kind = match reply.kind {
         StreamReplyKind::Executed(answer) => {
-            let copies = answer.copies_durable;
-            AnswerKind::Executed(server.executed(reply.shard, answer, &reply.keys, copies))
+            AnswerKind::Executed(server.executed(reply.shard, answer, &reply.keys, reply.copies))
         }
         StreamReplyKind::Read(answer) => {
             AnswerKind::Read(server.was_read(reply.shard, &reply.keys, answer))
@@ -100,31 +103,54 @@ fn failed(failure: Failure) -> AnswerKind {
     })
 }
 
+fn hand_on(server: &ObjectsServer, sink: &Arc<StreamSink>, tag: u64, write: CheckedWrite) {
+    let slot = StreamSlot {
+        sink: sink.clone(),
+        tag,
+        shard: write.shard,
+        copies: write.copies,
+        keys: write.keys,
+    };
+    server.node.host.write(
+        write.shard,
+        write.request,
+        write.copies,
+        write.deadline,
+        Responder::Stream(slot),
+    );
+}
+
 impl Session {
     async fn receive(mut self, mut incoming: Streaming<v1::StreamRequest>) {
         while let Ok(Some(batch)) = incoming.message().await {
             if batch.items.len() > STREAM_BATCH_MAX {
                 let limit = STREAM_BATCH_MAX;
                 for item in batch.items {
+                    self.take_room().await;
                     let failure = Failure::too_large("items", limit + 1, limit);
                     self.reply(item.tag, ShardId::ZERO, StreamReplyKind::Failed(failure));
                 }
                 continue;
             }
             for item in batch.items {
-                // Closed never: the sender ends only with the stream, and then the read above ends too.
-                if let Ok(permit) = self.room.acquire().await {
-                    permit.forget();
-                }
-                self.item(item).await;
+                self.take_room().await;
+                self.item(item);
             }
         }
     }
 
-    async fn item(&mut self, item: v1::StreamItem) {
+    /// Waits until fewer than the limit are on the way; the answer gives the place back.
+    async fn take_room(&self) {
+        // Closed never: the sender ends only with the stream, and then reading it ends too.
+        if let Ok(permit) = self.room.acquire().await {
+            permit.forget();
+        }
+    }
+
+    fn item(&mut self, item: v1::StreamItem) {
         let tag = item.tag;
         match item.kind {
-            Some(ItemKind::Execute(asked)) => self.execute(tag, asked).await,
+            Some(ItemKind::Execute(asked)) => self.execute(tag, asked),
             Some(ItemKind::Read(asked)) => self.read(tag, asked),
             None => {
                 let failure = Failure::field("items.kind", "an item has a kind");
@@ -133,7 +159,7 @@ impl Session {
         }
     }
 
-    async fn execute(&mut self, tag: u64, asked: v1::ExecuteRequest) {
+    fn execute(&mut self, tag: u64, asked: v1::ExecuteRequest) {
         // An empty id or namespace is answered by the check, like everything malformed.
         let elsewhere = !asked.refuse_forwarding && self.is_elsewhere(&asked);
         if elsewhere {
@@ -146,27 +172,38 @@ impl Session {
             }
         };
         let client = write.request.id.client;
-        if !self.admitted.contains(&client) {
-            if let Err(failure) = self.server.node.sessions.admit(client).await {
-                return self.reply(tag, write.shard, StreamReplyKind::Failed(failure));
+        match self.server.node.sessions.known(client) {
+            Some(Ok(())) => {
+                self.note_activity(client);
+                hand_on(&self.server, &self.sink, tag, write);
             }
-            self.server.node.sessions.active(client);
-            self.admitted.insert(client);
+            Some(Err(failure)) => self.reply(tag, write.shard, StreamReplyKind::Failed(failure)),
+            // The managers have to be asked: whoever is known does not wait for that.
+            None => {
+                let (server, sink) = (self.server.clone(), self.sink.clone());
+                tokio::spawn(async move {
+                    match server.node.sessions.admit(client).await {
+                        Ok(()) => {
+                            server.node.sessions.active(client);
+                            hand_on(&server, &sink, tag, write);
+                        }
+                        Err(failure) => {
+                            let kind = StreamReplyKind::Failed(failure);
+                            sink.push(StreamReply::of(tag, write.shard, kind));
+                        }
+                    }
+                });
+            }
         }
-        let slot = StreamSlot {
-            sink: self.sink.clone(),
-            tag,
-            shard: write.shard,
-            keys: write.keys,
-        };
-        let responder = Responder::Stream(slot);
-        self.server.node.host.write(
-            write.shard,
-            write.request,
-            write.copies,
-            write.deadline,
-            responder,
-        );
+    }
+
+    fn note_activity(&mut self, client: ClientId) {
+        let now = Instant::now();
+        let told = self.active.get(&client);
+        if told.is_none_or(|at| now.duration_since(*at) >= ACTIVITY_EVERY) {
+            self.active.insert(client, now);
+            self.server.node.sessions.active(client);
+        }
     }
 
     /// Whether the shard's primary is certainly another node.
@@ -193,12 +230,7 @@ impl Session {
                 }
                 Err(failure) => StreamReplyKind::Failed(failure),
             };
-            sink.push(StreamReply {
-                tag,
-                shard: ShardId::ZERO,
-                keys: Vec::new(),
-                kind,
-            });
+            sink.push(StreamReply::of(tag, ShardId::ZERO, kind));
         });
     }
 
@@ -222,12 +254,7 @@ impl Session {
                     }
                     Err(failure) => StreamReplyKind::Failed(failure),
                 };
-                sink.push(StreamReply {
-                    tag,
-                    shard: ShardId::ZERO,
-                    keys: Vec::new(),
-                    kind,
-                });
+                sink.push(StreamReply::of(tag, ShardId::ZERO, kind));
             });
             return;
         }
@@ -235,6 +262,7 @@ impl Session {
             sink: self.sink.clone(),
             tag,
             shard: read.shard,
+            copies: 0,
             keys: read.keys.clone(),
         };
         self.server.node.host.read(
@@ -246,11 +274,6 @@ impl Session {
     }
 
     fn reply(&self, tag: u64, shard: ShardId, kind: StreamReplyKind) {
-        self.sink.push(StreamReply {
-            tag,
-            shard,
-            keys: Vec::new(),
-            kind,
-        });
+        self.sink.push(StreamReply::of(tag, shard, kind));
     }
 }

@@ -25,6 +25,8 @@ type Out = mpsc::Sender<Result<v1::WatchResponse, Status>>;
 
 /// Before a shard without a primary is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a shard in which nothing happens tells how far it was looked through.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 struct ShardWatch {
     node: Arc<Node>,
@@ -34,6 +36,8 @@ struct ShardWatch {
     prefix: bytes::Bytes,
     /// After this the changes are wanted; `None`: what comes next.
     after: Option<Pair>,
+    /// The watcher is to be told that changes are missing, together with the place where it goes on.
+    gap: bool,
     out: Out,
 }
 
@@ -54,6 +58,7 @@ pub(super) fn start(node: Arc<Node>, asked: v1::WatchRequest) -> Result<WatchOut
                 .after
                 .get(&index)
                 .map(|pair| wire::to_pair(Some(*pair))),
+            gap: false,
             out: out.clone(),
         };
         tokio::spawn(watch.run());
@@ -70,33 +75,30 @@ impl ShardWatch {
             };
             let Err(failure) = ended else { return };
             match failure.reason {
+                // It goes on at the log's end, once that is known: what is written before it is missing as well.
                 Reason::Compacted | Reason::Forked => {
-                    if self.gap(&failure).await.is_none() {
-                        return;
-                    }
+                    self.after = None;
+                    self.gap = true;
                 }
                 _ => tokio::time::sleep(PAUSE).await,
             }
         }
     }
 
-    /// Says what was missed and goes on at what is kept.
-    async fn gap(&mut self, failure: &Failure) -> Option<()> {
-        let first: u64 = failure
-            .metadata
-            .get("first")
-            .and_then(|first| first.parse().ok())
-            .unwrap_or(0);
-        let first = Pair {
-            epoch: 0.into(),
-            version: first.into(),
-        };
-        self.after = None;
-        self.send(Kind::Gap(Gap {
-            shard: self.index,
-            first: Some(wire::pair(first)),
-        }))
-        .await
+    /// Begins at the log's end, unless there is a position; a hole is told with the place after it.
+    async fn begin_at(&mut self, end: Pair) -> Option<Pair> {
+        let after = *self.after.get_or_insert(end);
+        if self.gap {
+            self.send(Kind::Gap(Gap {
+                shard: self.index,
+                first: Some(wire::pair(after)),
+            }))
+            .await?;
+            self.gap = false;
+        }
+        // The watcher learns at once where it stands in every shard.
+        self.progress().await?;
+        Some(after)
     }
 
     async fn here(&mut self) -> Result<(), Failure> {
@@ -107,11 +109,9 @@ impl ShardWatch {
             .await?
             .log
             .durable;
-        let after = *self.after.get_or_insert(end);
-        // The watcher learns at once where it stands in every shard.
-        if self.progress().await.is_none() {
+        let Some(after) = self.begin_at(end).await else {
             return Ok(());
-        }
+        };
         let mut reader =
             LogReader::open(self.node.clone(), self.shard, Some(after), Version::ZERO).await?;
         loop {
@@ -143,6 +143,7 @@ impl ShardWatch {
             Failure::from_status(&status)
                 .unwrap_or_else(|| Failure::no(Reason::PeerUnreachable, status.message()))
         };
+        let mut end = Pair::ZERO;
         if self.after.is_none() {
             // The end of the log is in the first answer.
             let ask = v1::FollowRequest {
@@ -153,15 +154,18 @@ impl ShardWatch {
             };
             let mut stream = client.follow(ask).await.map_err(broken)?.into_inner();
             let first = stream.message().await.map_err(broken)?;
-            self.after = Some(wire::to_pair(first.and_then(|response| response.end)));
+            let first = first.ok_or_else(|| {
+                Failure::no(Reason::PeerUnreachable, "the primary ended the stream")
+            })?;
+            end = wire::to_pair(first.end);
         }
-        if self.progress().await.is_none() {
+        let Some(after) = self.begin_at(end).await else {
             return Ok(());
-        }
+        };
         let ask = v1::FollowRequest {
             namespace: self.namespace.clone(),
             shard: self.index,
-            after: self.after.map(wire::pair),
+            after: Some(wire::pair(after)),
             follow: true,
             ..v1::FollowRequest::default()
         };
@@ -169,6 +173,12 @@ impl ShardWatch {
         loop {
             let message = tokio::select! {
                 message = stream.message() => message.map_err(broken)?,
+                () = tokio::time::sleep(PROGRESS_EVERY) => {
+                    if self.progress().await.is_none() {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 () = self.out.closed() => return Ok(()),
             };
             let Some(response) = message else {

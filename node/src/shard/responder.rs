@@ -30,6 +30,8 @@ pub struct StreamSlot {
     pub sink: std::sync::Arc<StreamSink>,
     pub tag: u64,
     pub shard: ShardId,
+    /// How many copies a write asked for.
+    pub copies: u32,
     /// The keys of the operations or of the read, for those whose answers name them.
     pub keys: Vec<Bytes>,
 }
@@ -39,8 +41,22 @@ pub struct StreamSlot {
 pub struct StreamReply {
     pub tag: u64,
     pub shard: ShardId,
+    pub copies: u32,
     pub keys: Vec<Bytes>,
     pub kind: StreamReplyKind,
+}
+
+impl StreamReply {
+    /// That says all by itself.
+    pub fn of(tag: u64, shard: ShardId, kind: StreamReplyKind) -> StreamReply {
+        StreamReply {
+            tag,
+            shard,
+            copies: 0,
+            keys: Vec::new(),
+            kind,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -87,6 +103,7 @@ impl StreamSlot {
         let reply = StreamReply {
             tag: self.tag,
             shard: self.shard,
+            copies: self.copies,
             keys: self.keys,
             kind,
         };

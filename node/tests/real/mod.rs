@@ -9,10 +9,11 @@ use understudy_node::cli::cluster_processes::{LocalCluster, Shape};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The processes come first: they end before their folder goes.
-pub async fn cluster(managers: u16, nodes: u16) -> (LocalCluster, TempDir) {
+pub async fn cluster(managers: u16, nodes: u16, node_flags: &[&str]) -> (LocalCluster, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let shape = Shape {
         port_base: 0,
+        node_flags: node_flags.iter().map(ToString::to_string).collect(),
         executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
         ..Shape::new(managers, nodes, folder.path())
     };

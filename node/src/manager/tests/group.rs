@@ -253,6 +253,36 @@ async fn three_managers_go_on_without_their_leader_and_take_it_back() {
     );
 }
 
+/// What its log holds may be committed or not: alone it cannot know, and so answers nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_before_the_tables_are_recovered() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    cluster.put(leader, 1).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    for other in &others {
+        cluster.kill(*other).await;
+    }
+    let limit = Duration::from_millis(100);
+    let alone = cluster.group(leader).propose(bind(2, "n2", "e"), limit);
+    assert!(alone.await.is_err(), "no quorum");
+    cluster.kill(leader).await;
+
+    cluster.restart(leader).await;
+    for _ in 0..20 {
+        let refused = cluster.group(leader).stale().map(drop).unwrap_err();
+        assert_eq!(refused.reason, Reason::Starting);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for other in others {
+        cluster.restart(other).await;
+    }
+    let recovered = cluster.group(leader).recovered();
+    until("the tables are recovered", || *recovered.borrow()).await;
+    let view = cluster.group(leader).stale().unwrap();
+    assert!(view.look(|tables| tables.binding("n1").is_some()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minority_acknowledges_nothing() {
     let mut cluster = Cluster::start(3).await;
