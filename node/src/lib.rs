@@ -18,3 +18,4 @@ pub mod rpc;
 pub mod shard;
 pub mod storage;
 pub mod telemetry;
+mod version;

@@ -147,7 +147,7 @@ async fn what_is_wrong_is_told_in_words_and_changes_nothing() {
     // At the limit it is right.
     let kept = world.ask(&["put", &longest], &value[1..]);
     assert_eq!(kept.status, 0, "{}", kept.stderr);
-    assert!(world.cluster.stop().await.is_empty());
+    assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,8 +220,8 @@ async fn a_folder_in_use_or_of_another_cluster_is_status_3_and_left_alone() {
         .await
         .unwrap();
     assert_eq!(world.read(&["get", "key-3"]), "value 3\n");
-    assert!(world.cluster.stop().await.is_empty());
-    assert!(other.cluster.stop().await.is_empty());
+    assert_eq!(world.cluster.stop().await, Vec::<String>::new());
+    assert_eq!(other.cluster.stop().await, Vec::<String>::new());
 }
 
 // --- noise -----------------------------------------------------------------------------------------------------------
@@ -391,5 +391,5 @@ async fn noise_on_every_port_changes_nothing_and_stops_nobody() {
     }
     assert_eq!(world.ask(&["put", "key-1", "after"], b"").status, 0);
     assert_eq!(world.read(&["get", "key-1"]), "after\n");
-    assert!(world.cluster.stop().await.is_empty());
+    assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }

@@ -234,7 +234,8 @@ impl LocalCluster {
     pub async fn stop_member(&mut self, name: &str) -> Result<bool, ClusterError> {
         let index = self.index(name)?;
         signal_child(&self.members[index], Signal::TERM);
-        Ok(self.wait_end(index, Instant::now() + STOP_LIMIT).await)
+        let unclean = self.wait_end(index, Instant::now() + STOP_LIMIT).await;
+        Ok(unclean.is_none())
     }
 
     /// Starts a process again that has ended, with the same folder and ports.
@@ -265,8 +266,8 @@ impl LocalCluster {
         ended
     }
 
-    /// Ends all cleanly, nodes first so that they can hand over; what takes too long is killed. Gives the names of those
-    /// that did not end cleanly.
+    /// Ends all cleanly, nodes first so that they can hand over; what takes too long is killed. Tells of each that
+    /// did not end cleanly.
     pub async fn stop(mut self) -> Vec<String> {
         let mut unclean = Vec::new();
         for role in [MemberRole::Node, MemberRole::Manager] {
@@ -276,25 +277,31 @@ impl LocalCluster {
             }
             let until = Instant::now() + STOP_LIMIT;
             for index in 0..self.members.len() {
-                if of_role(&self.members[index]) && !self.wait_end(index, until).await {
-                    unclean.push(self.members[index].name.clone());
+                if of_role(&self.members[index]) {
+                    unclean.extend(self.wait_end(index, until).await);
                 }
             }
         }
         unclean
     }
 
-    /// `true`: it ended by itself before that, and said that it ended well.
-    async fn wait_end(&mut self, index: usize, until: Instant) -> bool {
-        let Some(mut child) = self.members[index].child.take() else {
-            return true;
+    /// Says what went wrong, unless it ended by itself before that and well.
+    async fn wait_end(&mut self, index: usize, until: Instant) -> Option<String> {
+        let member = &mut self.members[index];
+        let mut child = member.child.take()?;
+        let how = match tokio::time::timeout_at(until, child.wait()).await {
+            Ok(Ok(status)) if status.success() => return None,
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                // It is gone already when this fails.
+                let _ = child.kill().await;
+                "killed, because its clean end took too long".to_string()
+            }
         };
-        if let Ok(ended) = tokio::time::timeout_at(until, child.wait()).await {
-            return ended.is_ok_and(|status| status.success());
-        }
-        // It is gone already when this fails.
-        let _ = child.kill().await;
-        false
+        let log = std::fs::read_to_string(&member.log).unwrap_or_default();
+        let last = log.lines().last().unwrap_or_default();
+        Some(format!("{}: {how}; its log ends with: {last}", member.name))
     }
 
     fn index(&self, name: &str) -> Result<usize, ClusterError> {

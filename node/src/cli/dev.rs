@@ -86,8 +86,8 @@ pub async fn run(args: Args) -> Ended {
         other => other,
     };
     eprintln!("stopping");
-    for name in cluster.stop().await {
-        eprintln!("{name} did not end in time and was killed");
+    for unclean in cluster.stop().await {
+        eprintln!("{unclean}");
     }
     ended
         .map(|()| Exit::Done)

@@ -44,9 +44,9 @@ pub use exit::{Ended, Exit, Trouble};
 pub use output::{Output, Progress, Rows};
 
 use crate::config::{ManagerConfig, NodeConfig};
+use crate::version;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
-use understudy_protocol::mutant;
 
 /// A replicated state store: every update runs once, and survives the machines that it is told to survive.
 ///
@@ -56,7 +56,7 @@ use understudy_protocol::mutant;
 #[derive(Debug, Parser)]
 #[command(
     name = "understudy",
-    version = format!("{}{}", env!("CARGO_PKG_VERSION"), mutant::VERSION_SUFFIX),
+    version = version::version(),
     propagate_version = true,
     max_term_width = 100
 )]
@@ -118,8 +118,7 @@ enum Verb {
 /// Parses, runs, reports.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mistake = std::env::var("UNDERSTUDY_MUTANT").unwrap_or_default();
-    if let Err(wrong) = mutant::choose(&mistake) {
+    if let Err(wrong) = version::choose_mistake() {
         eprintln!("error: UNDERSTUDY_MUTANT: {wrong}");
         return ExitCode::from(Exit::Usage as u8);
     }
