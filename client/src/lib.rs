@@ -52,7 +52,7 @@
 //! # }
 //! ```
 //!
-//! `retry`, `route` and `request_ids` are pure and also built without the feature `grpc`: the simulator runs the same
+//! `retry`, `route`, `request_ids` and `tokens` are pure and also built without the feature `grpc`: the simulator runs the same
 //! decisions. The rest sends: `drive` carries out what `retry` decides, `pipe` batches what waits into one message of a
 //! stream, `anywhere` asks server after server for everything else.
 
@@ -63,10 +63,12 @@ pub mod request_ids;
 pub mod retry;
 pub mod route;
 pub mod settings;
+pub mod tokens;
 
 pub use error::{Class, Error, Trouble};
 pub use object::{Component, FailedOp, Found, Level, Object, OpResult, Outcome, Value, Written};
 pub use settings::{Settings, Transport};
+pub use tokens::ShardTokens;
 pub use understudy_proto as proto;
 pub use understudy_proto::{ClientId, Pair, RequestId, Sequence, v1};
 

@@ -195,12 +195,13 @@ impl Namespace {
         self.cache.get(&self.shared, deadline).await
     }
 
-    /// How far this session has seen a shard.
+    /// How far this session has seen a shard: the newest pair that an answer named.
     pub fn token(&self, shard: u32) -> Pair {
         self.tokens.get(shard)
     }
 
-    /// After [`Error::Forked`]: reads of level `Session` begin anew, and see no more what was cut off.
+    /// After [`Error::Forked`]: reads of level `Session` begin anew, in all shards of the namespace. They no longer see what
+    /// was cut off, and are as strict as before from then on.
     pub fn forget_tokens(&self) {
         self.tokens.forget();
     }

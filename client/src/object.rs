@@ -4,6 +4,7 @@
 //! does (an outcome without a status) is a failure of class `Lost`, not a guess.
 
 use bytes::Bytes;
+use std::time::Duration;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{NodeId, Pair, RequestId, ShardId, v1};
 
@@ -166,6 +167,9 @@ pub struct Found {
     pub shard: ShardId,
     /// The node that answered.
     pub node: NodeId,
+    /// How old the answer was at most, when it was given: everything acknowledged so long before is in it. `None`: the copy
+    /// does not know.
+    pub age: Option<Duration>,
 }
 
 pub fn pair(wire: Option<v1::Pair>) -> Pair {
@@ -286,6 +290,7 @@ impl Found {
             token: pair(wire.token),
             shard: ShardId(wire.shard),
             node: NodeId(wire.node),
+            age: wire.age_ms.map(Duration::from_millis),
         }
     }
 }

@@ -23,9 +23,11 @@ pub enum ReadLevel {
     Primary,
     /// Any copy as it is, near ones first.
     Any,
-    /// Any copy that has reached what this session saw: it reads its own writes and never goes back.
+    /// Any copy that has reached what this session saw: it reads its own writes and never goes back, or says
+    /// [`Error::Forked`] when a failover cut some of it off. A copy that is behind waits a little, then another is asked.
     Session,
-    /// Any copy that is at most so old.
+    /// Any copy that is at most so old, in whole milliseconds and at least one: what was acknowledged so long before the
+    /// read is in the answer. Secondaries are one to two heartbeat intervals (100 ms) old.
     Bounded(Duration),
 }
 
@@ -36,6 +38,14 @@ impl ReadLevel {
             ReadLevel::Any => v1::ReadLevel::Any,
             ReadLevel::Session => v1::ReadLevel::Session,
             ReadLevel::Bounded(_) => v1::ReadLevel::Bounded,
+        }
+    }
+
+    /// Of level `Bounded`, else 0.
+    pub(crate) fn staleness_ms(self) -> u32 {
+        match self {
+            ReadLevel::Bounded(age) => u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
+            _ => 0,
         }
     }
 }
@@ -107,8 +117,23 @@ impl Read {
             index,
             deadline,
         };
-        let found = way.run(&mut ReadErrand { read: self, bytes }, walk).await?;
-        namespace.tokens().raise(index, found.token);
+        let asked = match (self.level, self.token) {
+            (ReadLevel::Session, Some(token)) => vec![token],
+            (ReadLevel::Session, None) => namespace.tokens().pairs(index),
+            _ => Vec::new(),
+        };
+        let own = self.level == ReadLevel::Session && self.token.is_none();
+        let mut errand = ReadErrand {
+            read: self,
+            bytes,
+            asked,
+        };
+        let found = way.run(&mut errand, walk).await?;
+        if own {
+            namespace.tokens().settle(index, &errand.asked, found.token);
+        } else {
+            namespace.tokens().raise(index, found.token);
+        }
         Ok(found)
     }
 }
@@ -160,23 +185,27 @@ impl IntoFuture for Get {
 struct ReadErrand {
     read: Read,
     bytes: usize,
+    /// At level `Session`: what the answer must have reached, oldest first.
+    asked: Vec<Pair>,
 }
+
+/// So much of an attempt's time a copy may wait until it is fresh enough, before another is asked.
+const WAIT_PART: u32 = 4;
 
 impl Errand for ReadErrand {
     type Answer = Found;
 
     fn question(&self, index: u32, forward: bool, left: Duration) -> stream_item::Kind {
         let read = &self.read;
-        let token = match read.level {
-            ReadLevel::Session => {
-                let own = read.namespace.tokens().get(index);
-                Some(wire_pair(read.token.unwrap_or(own)))
-            }
-            _ => None,
+        let (token, earlier) = match self.asked.split_last() {
+            Some((newest, earlier)) => (Some(wire_pair(*newest)), earlier),
+            None => (None, [].as_slice()),
         };
-        let staleness_ms = match read.level {
-            ReadLevel::Bounded(age) => u32::try_from(age.as_millis()).unwrap_or(u32::MAX),
-            _ => 0,
+        let left = match read.level {
+            ReadLevel::Session | ReadLevel::Bounded(_) => {
+                left.min(self.attempt_timeout() / WAIT_PART)
+            }
+            _ => left,
         };
         stream_item::Kind::Read(v1::ReadRequest {
             namespace: read.namespace.name().to_string(),
@@ -184,9 +213,10 @@ impl Errand for ReadErrand {
             level: read.level.wire().into(),
             shard: Some(index),
             token,
-            staleness_ms,
+            staleness_ms: read.level.staleness_ms(),
             deadline_ms: (left.as_millis() as u32).max(1),
             refuse_forwarding: !forward,
+            earlier_tokens: earlier.iter().copied().map(wire_pair).collect(),
         })
     }
 

@@ -77,9 +77,10 @@ impl Scan {
         self
     }
 
-    /// `Primary` or `Any`.
+    /// `Primary`, `Any` or `Bounded`, for each shard's part of a page by itself.
     pub fn level(mut self, level: ReadLevel) -> Scan {
         self.request.level = level.wire().into();
+        self.request.staleness_ms = level.staleness_ms();
         self
     }
 

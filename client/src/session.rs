@@ -6,6 +6,7 @@
 use crate::client::Shared;
 use crate::namespace::Namespace;
 use crate::request_ids::RequestIds;
+use crate::tokens::ShardTokens;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,22 +27,28 @@ struct State {
 
 /// How far a session has seen each shard of one namespace.
 #[derive(Debug, Default)]
-pub(crate) struct Tokens(Mutex<Vec<Pair>>);
+pub(crate) struct Tokens(Mutex<HashMap<u32, ShardTokens>>);
 
 impl Tokens {
     pub fn get(&self, shard: u32) -> Pair {
         let tokens = lock(&self.0);
-        tokens.get(shard as usize).copied().unwrap_or(Pair::ZERO)
+        tokens.get(&shard).map_or(Pair::ZERO, ShardTokens::newest)
     }
 
-    /// Never goes back.
+    /// What a session read asks for, oldest first.
+    pub fn pairs(&self, shard: u32) -> Vec<Pair> {
+        let tokens = lock(&self.0);
+        tokens.get(&shard).map_or_else(Vec::new, ShardTokens::pairs)
+    }
+
     pub fn raise(&self, shard: u32, token: Pair) {
+        lock(&self.0).entry(shard).or_default().raise(token);
+    }
+
+    /// A session read that asked for these was answered with this one.
+    pub fn settle(&self, shard: u32, asked: &[Pair], answer: Pair) {
         let mut tokens = lock(&self.0);
-        let at = shard as usize;
-        if tokens.len() <= at {
-            tokens.resize(at + 1, Pair::ZERO);
-        }
-        tokens[at] = tokens[at].max(token);
+        tokens.entry(shard).or_default().settle(asked, answer);
     }
 
     pub fn forget(&self) {

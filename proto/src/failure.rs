@@ -148,6 +148,8 @@ reasons! {
     Unimplemented = "UNIMPLEMENTED", Unimplemented, Stop;
     /// A mistake of the server's; it says so in its log.
     Internal = "INTERNAL", Internal, TryElsewhere;
+    /// The copy did not become fresh enough for the read in time; metadata `position`, `token` or `age_ms`.
+    CopyBehind = "COPY_BEHIND", Unavailable, TryElsewhere;
 }
 
 impl fmt::Display for Reason {

@@ -27,6 +27,8 @@ pub const SCAN_PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const SCAN_PAGE_OBJECTS_MAX: usize = 10_000;
 /// Most keys of one read.
 pub const KEYS_PER_READ_MAX: usize = 1_000;
+/// Tokens of one session read: one for each epoch that the session saw since its last answered session read.
+pub const SESSION_TOKENS_MAX: usize = 65;
 /// Longest name of a namespace, a site, a node or a binding: UTF-8, no control characters.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Shards of a namespace: at least 1; beyond the bound `FIELD_INVALID`.
@@ -49,6 +51,10 @@ pub const DEDUP_AGE_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Writes that wait in one shard's mailbox; beyond it `OVERLOADED` (nothing applied).
 pub const SHARD_MAILBOX_MAX: usize = 65_536;
+/// Reads of one shard that wait at a copy for a version; beyond it `OVERLOADED`.
+pub const READS_WAITING_MAX: usize = 4_096;
+/// Bytes of their keys; beyond it `OVERLOADED`.
+pub const READS_WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Records that a primary holds formed and not yet durable; beyond it new writes wait in the mailbox.
 pub const PENDING_RECORDS_MAX: usize = 16_384;
 /// Bytes of such records.

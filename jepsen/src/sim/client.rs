@@ -11,12 +11,14 @@ use crate::history::{History, Kind, Line};
 use crate::workload::{Condition, Level, Mixed, Operation, Seen, Step};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use understudy_proto::failure::{Advice, Applied, Failure};
+use understudy_client::ShardTokens;
+use understudy_proto::failure::{Advice, Applied, Failure, Reason};
 use understudy_proto::shard_of_key::shard_index;
 use understudy_proto::{ClientId, NamespaceId, NodeId, Pair, RequestId, Sequence, ShardId};
 use understudy_protocol::object::Value;
 use understudy_protocol::request::{Op, Precondition, Request};
-use understudy_protocol::shard::ReadLevel;
+use understudy_protocol::shard::{Freshness, ReadLevel};
+use understudy_protocol::time::Duration;
 
 const ATTEMPT_US: u64 = 400_000;
 const PAUSE_US: u64 = 30_000;
@@ -52,6 +54,10 @@ pub struct Client {
     /// Steps that came to nothing certain or failed while running errands.
     pub errands_failed: u64,
     think_us: u64,
+    /// What session reads ask for, as the Rust client keeps it.
+    tokens: BTreeMap<ShardId, ShardTokens>,
+    /// Every pair that an answer named since the last FORKED.
+    saw: BTreeMap<ShardId, Vec<Pair>>,
 }
 
 /// One step under way.
@@ -78,7 +84,7 @@ enum What {
     },
     Read {
         keys: Vec<Bytes>,
-        level: ReadLevel,
+        level: Level,
     },
 }
 
@@ -100,6 +106,8 @@ impl Client {
             errands_failed: 0,
             think_us: dice.between(2_000, 60_000),
             dice,
+            tokens: BTreeMap::new(),
+            saw: BTreeMap::new(),
         }
     }
 
@@ -224,10 +232,7 @@ impl Client {
             Step::Read { keys, level } => {
                 let shard = shard(keys.first()?);
                 let keys = keys.iter().map(|key| Bytes::from(key.clone())).collect();
-                let level = match level {
-                    Level::Primary => ReadLevel::Primary,
-                    Level::Any => ReadLevel::Any,
-                };
+                let level = *level;
                 Some((shard, What::Read { keys, level }))
             }
         }
@@ -253,6 +258,11 @@ impl Client {
         if task.targets.is_empty() && task.walked < WALK_MAX {
             task.targets
                 .extend(self.routes.get(&task.shard).into_iter().flatten());
+            if matches!(&task.what, What::Read { level, .. } if *level != Level::Primary) {
+                // Any copy will do: one after the other, from one that the dice choose.
+                let first = self.dice.index(task.targets.len().max(1));
+                task.targets.rotate_left(first);
+            }
         }
         let from = Place::Client(self.number);
         let shard = task.shard;
@@ -273,12 +283,28 @@ impl Client {
                             patience_us,
                         }
                     }
-                    What::Read { keys, level } => Parcel::Read {
-                        call,
-                        shard,
-                        keys: keys.clone(),
-                        level: *level,
-                    },
+                    What::Read { keys, level } => {
+                        let freshness = match level {
+                            Level::Primary | Level::Any => None,
+                            Level::Session => {
+                                let tokens = self.tokens.get(&shard).cloned();
+                                Some(Freshness::Session(tokens.unwrap_or_default().pairs()))
+                            }
+                            Level::Bounded { staleness_ms } => {
+                                Some(Freshness::Bounded(Duration::from_millis(*staleness_ms)))
+                            }
+                        };
+                        Parcel::Read {
+                            call,
+                            shard,
+                            keys: keys.clone(),
+                            level: match level {
+                                Level::Primary => ReadLevel::Primary,
+                                _ => ReadLevel::Any,
+                            },
+                            freshness: freshness.map(|freshness| (freshness, patience_us)),
+                        }
+                    }
                 };
                 env.send(from, Place::Node(node), parcel);
             }
@@ -340,8 +366,29 @@ impl Client {
             let keys = keys.clone();
             self.workload.saw(keys, seen);
         }
+        self.keep(pair, env);
         self.record(env, history, Kind::Ok, Some(result), Some(pair));
         self.close(env);
+    }
+
+    /// I9, by all that this client ever saw; what it asks with is only what it has to keep.
+    fn keep(&mut self, pair: Pair, env: &mut Env) {
+        let Some(task) = &self.task else { return };
+        let (shard, tokens) = (task.shard, self.tokens.entry(task.shard).or_default());
+        let saw = self.saw.entry(shard).or_default();
+        match &task.what {
+            What::Read {
+                level: Level::Session,
+                ..
+            } => {
+                let checked = env.invariants.on_session_read(shard, saw, pair);
+                env.check(checked);
+                let asked = tokens.pairs();
+                tokens.settle(&asked, pair);
+            }
+            _ => tokens.raise(pair),
+        }
+        saw.push(pair);
     }
 
     fn try_again(&mut self, env: &mut Env, history: &mut History, failure: Option<Failure>) {
@@ -349,6 +396,10 @@ impl Client {
         let advice = failure
             .as_ref()
             .map_or(Advice::TryElsewhere, |f| f.reason.advice());
+        if failure.as_ref().is_some_and(|f| f.reason == Reason::Forked) {
+            self.tokens.remove(&task.shard);
+            self.saw.remove(&task.shard);
+        }
         let over = env.now_us >= task.deadline_us;
         let stop = matches!(
             advice,

@@ -10,8 +10,8 @@ use understudy_protocol::control::message::{
 };
 use understudy_protocol::effect::Answer;
 use understudy_protocol::request::Request;
-use understudy_protocol::shard::ReadLevel;
 use understudy_protocol::shard::message::Message;
+use understudy_protocol::shard::{Freshness, ReadLevel};
 use understudy_protocol::tables::{Answer as Told, Command, Refusal, ShardEntry};
 
 /// One event of the queue.
@@ -124,6 +124,8 @@ pub enum Parcel {
         shard: ShardId,
         keys: Vec<Bytes>,
         level: ReadLevel,
+        /// Instead of the level: what the copy must have, and how long the read may wait for it.
+        freshness: Option<(Freshness, u64)>,
     },
     Answered {
         call: u64,
@@ -182,8 +184,15 @@ impl Parcel {
                 format!("call {call} execute s{shard} #{}", request.id.sequence)
             }
             Parcel::Read {
-                call, shard, level, ..
-            } => format!("call {call} read s{shard} {level:?}"),
+                call,
+                shard,
+                level,
+                freshness,
+                ..
+            } => match freshness {
+                None => format!("call {call} read s{shard} {level:?}"),
+                Some((freshness, _)) => format!("call {call} read s{shard} {freshness:?}"),
+            },
             Parcel::Answered { call, answer } => match answer {
                 Ok(Done::Written(a)) => {
                     let again = if a.duplicate { " again" } else { "" };
@@ -256,7 +265,13 @@ fn brief_message(message: &Message) -> String {
             c.from,
             c.at
         ),
-        Message::Pulse(p) => format!("pulse e{} {} base {}", p.epoch, p.position, p.base),
+        Message::Pulse(p) => format!(
+            "pulse e{} {} base {} echo {:?}",
+            p.epoch,
+            p.position,
+            p.base,
+            p.echo.map(|echo| echo.sent)
+        ),
         Message::Reject(r) => format!("reject e{}", r.epoch),
     }
 }

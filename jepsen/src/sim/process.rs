@@ -23,7 +23,7 @@ use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
 use understudy_protocol::invariants::Holder;
 use understudy_protocol::request::Request;
-use understudy_protocol::shard::{ReadLevel, Replica, Settings};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
 use understudy_protocol::tables::{
     Answer as Told, BootId, Command, LaunchId, Refusal, Registration, ShardEntry,
@@ -86,6 +86,13 @@ enum Origin {
     HandOver {
         place: Place,
         hand_over: HandOver,
+    },
+    Read {
+        place: Place,
+        call: u64,
+        shard: ShardId,
+        keys: Vec<bytes::Bytes>,
+        freshness: Freshness,
     },
 }
 
@@ -461,9 +468,37 @@ impl Running {
                 shard,
                 keys,
                 level,
+                freshness: None,
             } => {
                 let answer = self.read(shard, &keys, level, turn);
                 turn.send(from, Parcel::Answered { call, answer });
+            }
+            Parcel::Read {
+                call,
+                shard,
+                keys,
+                freshness: Some((freshness, patience_us)),
+                ..
+            } => {
+                let caller = self.caller(Origin::Read {
+                    place: from,
+                    call,
+                    shard,
+                    keys: keys.clone(),
+                    freshness: freshness.clone(),
+                });
+                let deadline = turn.now() + Duration(patience_us);
+                let input = Input::Read {
+                    caller,
+                    keys,
+                    freshness,
+                    deadline,
+                };
+                if !self.step(shard, input, turn) {
+                    self.callers.remove(&caller);
+                    let answer = Err(self.not_here(shard));
+                    turn.send(from, Parcel::Answered { call, answer });
+                }
             }
             _ => {}
         }
@@ -517,7 +552,10 @@ impl Running {
                 .on_served(id, shard, report.serving, holds);
             turn.env.check(checked);
         }
-        let checked = turn.env.invariants.on_read(id, shard, answer.token);
+        let checked = turn
+            .env
+            .invariants
+            .on_fresh_read(id, shard, keys, &answer, None);
         turn.env.check(checked);
         let found = answer.objects.iter().map(Option::is_some).collect();
         Ok(Done::Read {
@@ -596,7 +634,7 @@ impl Running {
             let shard = match &origin {
                 Origin::Seal { claim, .. } => claim.shard,
                 Origin::HandOver { hand_over, .. } => hand_over.shard,
-                Origin::Client { shard, .. } => *shard,
+                Origin::Client { shard, .. } | Origin::Read { shard, .. } => *shard,
             };
             if complete {
                 let copy = self.id.copy();
@@ -621,7 +659,7 @@ impl Running {
                 };
                 turn.send(place, Parcel::HandOverAnswer(answer));
             }
-            Origin::Client { .. } => {}
+            Origin::Client { .. } | Origin::Read { .. } => {}
         }
     }
 
@@ -676,6 +714,11 @@ impl Running {
             Effect::Reply { caller, answer } => self.reply(caller, answer, turn),
             Effect::Sealed { caller, answer } => self.on_sealed(caller, answer, turn),
             Effect::Ask(_) => unreachable!("it became a notice"),
+            Effect::Read {
+                caller,
+                answer,
+                as_primary,
+            } => self.read_answered(caller, answer, as_primary, turn),
             Effect::Broken(error) => {
                 turn.env
                     .note(format_args!("{} s{shard} BROKEN {error}", self.id));
@@ -693,6 +736,49 @@ impl Running {
                 .note(format_args!("{} the disk refuses: {reason}", self.id));
             self.failed = true;
         }
+    }
+
+    fn read_answered(
+        &mut self,
+        caller: Caller,
+        answer: Result<ReadAnswer, Failure>,
+        as_primary: bool,
+        turn: &mut Turn,
+    ) {
+        let Some(Origin::Read {
+            place,
+            call,
+            shard,
+            keys,
+            freshness,
+        }) = self.callers.remove(&caller)
+        else {
+            return;
+        };
+        if let Ok(answer) = &answer {
+            if as_primary {
+                let (serving, holds) = self.act;
+                let checked = turn
+                    .env
+                    .invariants
+                    .on_served(self.id, shard, serving, holds);
+                turn.env.check(checked);
+            }
+            let upto_us = match &freshness {
+                Freshness::Session(_) => None,
+                Freshness::Bounded(staleness) => Some(may_miss_after(turn.env.now_us, *staleness)),
+            };
+            let checked = turn
+                .env
+                .invariants
+                .on_fresh_read(self.id, shard, &keys, answer, upto_us);
+            turn.env.check(checked);
+        }
+        let answer = answer.map(|answer| Done::Read {
+            token: answer.token,
+            found: answer.objects.iter().map(Option::is_some).collect(),
+        });
+        turn.send(place, Parcel::Answered { call, answer });
     }
 
     fn reply(&mut self, caller: Caller, answer: Result<Answer, Failure>, turn: &mut Turn) {
@@ -717,6 +803,10 @@ impl Running {
                 .invariants
                 .on_answer(self.id, shard, &request, answer);
             turn.env.check(checked);
+            let now_us = turn.env.now_us;
+            turn.env
+                .invariants
+                .on_acknowledged(shard, answer.pair, now_us);
         }
         turn.send(
             place,
@@ -726,6 +816,12 @@ impl Running {
             },
         );
     }
+}
+
+/// A copy counts on its own clock, which may be slower than the world's by the drift.
+fn may_miss_after(now_us: u64, staleness: Duration) -> u64 {
+    let longest = staleness.scale(1_010, 1_000);
+    now_us.saturating_sub(longest.0)
 }
 
 fn settings() -> Settings {

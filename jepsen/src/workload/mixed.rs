@@ -40,7 +40,7 @@ impl Mixed {
         let step_weights = [
             40 + weight(60, 0),
             weight(40, 300),
-            weight(20, 300),
+            weight(40, 200),
             weight(12, 200),
             weight(4, 400),
         ];
@@ -114,10 +114,13 @@ impl Mixed {
         let keys = (0..self.dice.between(1, 3))
             .map(|_| self.key(&tag))
             .collect();
-        let level = if self.dice.permille(700) {
-            Level::Primary
-        } else {
-            Level::Any
+        let level = match self.dice.weighted(&[3, 2, 5, 4]) {
+            0 => Level::Primary,
+            1 => Level::Any,
+            2 => Level::Session,
+            _ => Level::Bounded {
+                staleness_ms: *self.dice.pick(&[1, 120, 200, 300, 500, 1_000, 3_000]),
+            },
         };
         Step::Read { keys, level }
     }

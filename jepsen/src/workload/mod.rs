@@ -70,6 +70,11 @@ pub enum Condition {
 pub enum Level {
     Primary,
     Any,
+    /// What this client saw before, or FORKED.
+    Session,
+    Bounded {
+        staleness_ms: u64,
+    },
 }
 
 /// What a client does next.

@@ -5,8 +5,10 @@
 
 use crate::request::{Outcome, Request};
 use crate::shard::message::Message;
+use crate::shard::{Freshness, ReadAnswer};
 use crate::store::{Batch, StoreError, Stored};
 use crate::time::Instant;
+use bytes::Bytes;
 use understudy_proto::failure::Failure;
 use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision, ShardId};
 
@@ -107,6 +109,13 @@ pub enum Input {
     },
     /// At least every 20 ms.
     Tick,
+    /// A read that waits, until the deadline, for the copy to be fresh enough.
+    Read {
+        caller: Caller,
+        keys: Vec<Bytes>,
+        freshness: Freshness,
+        deadline: Instant,
+    },
 }
 
 /// A clean change of primary.
@@ -138,6 +147,12 @@ pub enum Effect {
     Ask(Ask),
     /// The copy cannot go on: a read failed or its data contradict the log. The driver reports it.
     Broken(StoreError),
+    /// The answer to a `Read`. `as_primary`: it holds because of the lease, which the driver looks at once more.
+    Read {
+        caller: Caller,
+        answer: Result<ReadAnswer, Failure>,
+        as_primary: bool,
+    },
 }
 
 /// What a write came to.

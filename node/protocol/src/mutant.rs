@@ -60,6 +60,16 @@ mutants! {
     CloseCutsEarly = "close-cuts-early";
     /// A holder counts its lease from the answer, not from when it sent the heartbeat.
     CountLeaseFromAnswer = "count-lease-from-answer";
+    /// A token counts as reached by its number alone, whatever branch it lies on.
+    TokenByNumber = "token-by-number";
+    /// A copy's age counts from when a pulse of the primary arrived.
+    AgeFromAnswer = "age-from-answer";
+    /// A primary without a lease answers bounded reads, and tells copies that they are fresh.
+    BoundedWithoutLease = "bounded-without-lease";
+    /// A session read is answered by any copy as it is.
+    SessionIgnoresToken = "session-ignores-token";
+    /// A copy counts as fresh before it has what the primary's answer stands for.
+    AgeBeforeReached = "age-before-reached";
 }
 
 #[cfg(feature = "mutants")]

@@ -31,6 +31,7 @@ macro_rules! stories {
 stories! {
     a_chain_of_failovers
     a_clean_hand_over
+    a_copy_knows_how_old_it_is
     a_copy_that_comes_back_is_not_taken_for_itself
     a_deleted_copy_keeps_its_promise
     a_failed_precondition_is_an_outcome
@@ -40,11 +41,14 @@ stories! {
     a_repeated_request_gets_the_first_answer
     a_restarted_primary_never_numbers_on
     a_secondary_takes_records_only_in_order
+    a_session_read_waits_for_its_token
+    a_session_that_saw_a_cut_off_tail_hears_forked
     a_write_streams_and_is_acknowledged
     an_undo_survives_a_crash
     reads_see_the_disk_and_conditions_see_the_newest
     the_log_is_trimmed_by_age
     the_log_is_trimmed_by_need_and_size
+    what_waits_at_a_copy_that_goes_is_sent_elsewhere
     without_a_lease_a_primary_answers_nothing
 }
 

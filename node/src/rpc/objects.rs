@@ -7,7 +7,7 @@ use super::watch::{self, WatchOut};
 use super::{scan, wire};
 use crate::clock;
 use crate::data_node::Node;
-use crate::shard::{ReadResponder, Responder};
+use crate::shard::{ReadResponder, Responder, Wanted};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,15 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use understudy_proto::failure::{Applied, Failure, Reason};
-use understudy_proto::limits::{COPIES_MAX, INTERNAL_MESSAGE_BYTES_MAX, KEYS_PER_READ_MAX};
+use understudy_proto::limits::{
+    COPIES_MAX, INTERNAL_MESSAGE_BYTES_MAX, KEYS_PER_READ_MAX, SESSION_TOKENS_MAX,
+};
 use understudy_proto::v1::objects_client::ObjectsClient;
 use understudy_proto::v1::objects_server::Objects;
-use understudy_proto::{NodeId, Sequence, ShardId, v1};
+use understudy_proto::{NodeId, Pair, Sequence, ShardId, v1};
 use understudy_protocol::effect::Answer;
 use understudy_protocol::request::{Op, Request as ShardRequest};
-use understudy_protocol::shard::{ReadAnswer, ReadLevel};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel};
 use understudy_protocol::tables::Namespace;
 use understudy_protocol::time::{Duration as Length, Instant};
 
@@ -45,7 +47,7 @@ pub(super) struct CheckedWrite {
 pub(super) struct CheckedRead {
     pub shard: ShardId,
     pub keys: Vec<Bytes>,
-    pub level: ReadLevel,
+    pub wanted: Wanted,
 }
 
 impl ObjectsServer {
@@ -118,7 +120,7 @@ impl ObjectsServer {
         Ok(CheckedRead {
             shard,
             keys: asked.keys.clone(),
-            level: read_level(asked.level())?,
+            wanted: wanted(asked)?,
         })
     }
 
@@ -209,7 +211,7 @@ impl ObjectsServer {
         self.node.host.read(
             read.shard,
             read.keys.clone(),
-            read.level,
+            read.wanted,
             ReadResponder::Call(reply),
         );
         let answer = answer.await.map_err(|_| stopping())??;
@@ -230,6 +232,8 @@ impl ObjectsServer {
             token: Some(wire::pair(answer.token)),
             shard: shard.0,
             node: self.node.me.node.0,
+            // Rounded up: it is never told younger than it is.
+            age_ms: answer.age.map(|age| age.0.div_ceil(1_000)),
         }
     }
 
@@ -353,14 +357,36 @@ pub(super) async fn forwarded<T>(
     }
 }
 
-fn read_level(level: v1::ReadLevel) -> Result<ReadLevel, Failure> {
-    match level {
-        v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => Ok(ReadLevel::Primary),
-        v1::ReadLevel::Any => Ok(ReadLevel::Any),
-        v1::ReadLevel::Session | v1::ReadLevel::Bounded => Err(Failure::no(
-            Reason::Unimplemented,
-            "this version reads at levels PRIMARY and ANY",
+fn wanted(asked: &v1::ReadRequest) -> Result<Wanted, Failure> {
+    let freshness = match asked.level() {
+        v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => {
+            return Ok(Wanted::Now(ReadLevel::Primary));
+        }
+        v1::ReadLevel::Any => return Ok(Wanted::Now(ReadLevel::Any)),
+        v1::ReadLevel::Session => Freshness::Session(session_tokens(asked)?),
+        v1::ReadLevel::Bounded => bounded(asked.staleness_ms)?,
+    };
+    let limit = Length::from_millis(wire::deadline_ms(asked.deadline_ms));
+    Ok(Wanted::Fresh(freshness, clock::now() + limit))
+}
+
+fn session_tokens(asked: &v1::ReadRequest) -> Result<Vec<Pair>, Failure> {
+    let count = 1 + asked.earlier_tokens.len();
+    if count > SESSION_TOKENS_MAX {
+        let limit = SESSION_TOKENS_MAX - 1;
+        return Err(Failure::too_large("earlier_tokens", count - 1, limit));
+    }
+    let tokens = asked.earlier_tokens.iter().copied().chain(asked.token);
+    Ok(tokens.map(|token| wire::to_pair(Some(token))).collect())
+}
+
+pub(super) fn bounded(staleness_ms: u32) -> Result<Freshness, Failure> {
+    match staleness_ms {
+        0 => Err(Failure::field(
+            "staleness_ms",
+            "level BOUNDED says how old the answer may be, at least 1 ms",
         )),
+        ms => Ok(Freshness::Bounded(Length::from_millis(u64::from(ms)))),
     }
 }
 

@@ -6,9 +6,10 @@ use understudy_protocol::object::Object;
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::shard::message::{
-    Ack, Branch, BranchMode, CopyChunk, Message, Pulse, Records, Reject, Subscribe,
+    Ack, Branch, BranchMode, CopyChunk, Echo, Message, Pulse, Records, Reject, Subscribe,
 };
 use understudy_protocol::store::CopyProgress;
+use understudy_protocol::time::Instant;
 
 use super::wire::{pair, request_id, to_pair, to_request_id};
 use v1::peer_message::Kind;
@@ -55,12 +56,17 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             epoch: m.epoch.0,
             stream: m.stream,
             position: Some(pair(m.position)),
+            sent_us: m.sent.0,
         }),
         Message::CopyChunk(m) => Kind::Chunk(encode_chunk(m)),
         Message::Pulse(m) => Kind::Pulse(v1::Pulse {
             epoch: m.epoch.0,
             position: Some(pair(m.position)),
             base: Some(pair(m.base)),
+            echo: m.echo.map(|echo| v1::Echo {
+                stream: echo.stream,
+                sent_us: echo.sent.0,
+            }),
         }),
         Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
     };
@@ -142,12 +148,17 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             stream: m.stream,
             copy: from,
             position: to_pair(m.position),
+            sent: Instant(m.sent_us),
         }),
         Kind::Chunk(m) => Message::CopyChunk(decode_chunk(m)?),
         Kind::Pulse(m) => Message::Pulse(Pulse {
             epoch: Epoch(m.epoch),
             position: to_pair(m.position),
             base: to_pair(m.base),
+            echo: m.echo.map(|echo| Echo {
+                stream: echo.stream,
+                sent: Instant(echo.sent_us),
+            }),
         }),
         Kind::Reject(m) => Message::Reject(Reject {
             epoch: Epoch(m.epoch),

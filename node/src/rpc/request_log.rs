@@ -379,7 +379,7 @@ fn check_kept(view: &LogView, at: Version) -> Result<(), Failure> {
 }
 
 fn forked(view: &LogView, pair: Pair) -> Failure {
-    let cut = branch::cut(&view.epoch_starts, view.durable, &[], pair);
+    let cut = branch::end_before(&view.epoch_starts, view.durable, pair);
     let message = format!(
         "record {pair} was cut off by a failover; read the objects anew and begin at the log's end"
     );

@@ -3,16 +3,20 @@
 //! Each shard gives its first objects of the range, from its own copy here or from its primary; the smallest keys of all
 //! make the page. A page is consistent inside a shard only. The page token is the last key that was given.
 
-use super::objects::{ObjectsServer, forwarded};
+use super::objects::{ObjectsServer, bounded, forwarded};
 use super::wire;
+use crate::clock;
+use crate::shard::{ReadResponder, Wanted};
 use crate::storage::ObjectRange;
 use bytes::Bytes;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{SCAN_PAGE_BYTES_MAX, SCAN_PAGE_OBJECTS_MAX};
-use understudy_proto::{ShardId, v1};
-use understudy_protocol::shard::ReadLevel;
+use understudy_proto::{Pair, ShardId, v1};
+use understudy_protocol::shard::{ReadLevel, branch};
 use understudy_protocol::tables::Namespace;
+use understudy_protocol::time::Duration as Length;
 
 /// Objects of a page when the caller does not say.
 const DEFAULT_LIMIT: usize = 1_000;
@@ -29,12 +33,16 @@ pub(super) async fn run(
 ) -> Result<v1::ScanResponse, Failure> {
     let namespace = server.namespace(&asked.namespace)?;
     let level = match asked.level() {
-        v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => ReadLevel::Primary,
-        v1::ReadLevel::Any => ReadLevel::Any,
-        _ => {
+        v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => Wanted::Now(ReadLevel::Primary),
+        v1::ReadLevel::Any => Wanted::Now(ReadLevel::Any),
+        v1::ReadLevel::Bounded => {
+            let limit = Length::from_millis(wire::deadline_ms(asked.deadline_ms));
+            Wanted::Fresh(bounded(asked.staleness_ms)?, clock::now() + limit)
+        }
+        v1::ReadLevel::Session => {
             return Err(Failure::field(
                 "level",
-                "a scan reads at level PRIMARY or ANY",
+                "a scan reads at level PRIMARY, ANY or BOUNDED",
             ));
         }
     };
@@ -45,7 +53,7 @@ pub(super) async fn run(
     let shards = shards(&namespace, asked.shard)?;
     let parts = shards
         .into_iter()
-        .map(|(index, shard)| part(server, &asked, index, shard, level, limit));
+        .map(|(index, shard)| part(server, &asked, index, shard, level.clone(), limit));
     let parts = futures::future::join_all(parts)
         .await
         .into_iter()
@@ -71,7 +79,7 @@ async fn part(
     asked: &v1::ScanRequest,
     index: u32,
     shard: ShardId,
-    level: ReadLevel,
+    level: Wanted,
     limit: usize,
 ) -> Result<Part, Failure> {
     match here(server, asked, shard, level, limit).await {
@@ -108,9 +116,14 @@ async fn here(
     server: &ObjectsServer,
     asked: &v1::ScanRequest,
     shard: ShardId,
-    level: ReadLevel,
+    level: Wanted,
     limit: usize,
 ) -> Result<Part, Failure> {
+    // A bounded scan waits as a read of no keys does; from then on the copy only has to keep what it had.
+    let (level, reached) = match level {
+        Wanted::Now(level) => (level, None),
+        fresh => (ReadLevel::Any, Some(freshened(server, shard, fresh).await?)),
+    };
     let view = server.node.host.view(shard, level).await?;
     let range = ObjectRange {
         prefix: asked.prefix.clone(),
@@ -136,10 +149,12 @@ async fn here(
     let page = page.map_err(|error| Failure::no(Reason::StorageFailed, error.to_string()))?;
     // Under the lease, also after the values were read; and from the generation that is still the live one.
     let after = server.node.host.view(shard, level).await?;
-    if after.log.generation != generation {
+    let log = &after.log;
+    let kept = |pair| branch::holds(&log.epoch_starts, log.durable, pair);
+    if log.generation != generation || !reached.is_none_or(kept) {
         return Err(Failure::no(
             Reason::Starting,
-            "the copy was rebuilt meanwhile; ask again",
+            "the copy was rebuilt meanwhile, or gave back a tail; ask again",
         ));
     }
     let objects = page
@@ -151,6 +166,21 @@ async fn here(
         objects,
         done: page.done,
     })
+}
+
+/// What the copy had when it was fresh enough.
+async fn freshened(
+    server: &ObjectsServer,
+    shard: ShardId,
+    wanted: Wanted,
+) -> Result<Pair, Failure> {
+    let (reply, answer) = oneshot::channel();
+    let responder = ReadResponder::Call(reply);
+    server.node.host.read(shard, Vec::new(), wanted, responder);
+    let answer = answer
+        .await
+        .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))??;
+    Ok(answer.token)
 }
 
 /// The smallest keys of all parts. A part that has more bounds the page: what lies after its last key is not known yet.

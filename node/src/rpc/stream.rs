@@ -5,7 +5,7 @@
 
 use super::objects::{CheckedWrite, ObjectsServer};
 use crate::shard::responder::{StreamReplyKind, StreamSlot};
-use crate::shard::{ReadResponder, Responder, StreamReply, StreamSink};
+use crate::shard::{ReadResponder, Responder, StreamReply, StreamSink, Wanted};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use understudy_proto::limits::{STREAM_BATCH_MAX, STREAM_IN_FLIGHT_MAX};
 use understudy_proto::v1::stream_answer::Kind as AnswerKind;
 use understudy_proto::v1::stream_item::Kind as ItemKind;
 use understudy_proto::{ClientId, ShardId, v1};
+use understudy_protocol::shard::ReadLevel;
 
 pub type StreamOut =
     Pin<Box<dyn futures::Stream<Item = Result<v1::StreamResponse, Status>> + Send>>;
@@ -241,7 +242,7 @@ impl Session {
                 return self.reply(tag, ShardId::ZERO, StreamReplyKind::Failed(failure));
             }
         };
-        let primary_only = read.level == understudy_protocol::shard::ReadLevel::Primary;
+        let primary_only = matches!(read.wanted, Wanted::Now(ReadLevel::Primary));
         if primary_only
             && !asked.refuse_forwarding
             && self.server.node.other_primary(read.shard).is_some()
@@ -268,7 +269,7 @@ impl Session {
         self.server.node.host.read(
             read.shard,
             read.keys,
-            read.level,
+            read.wanted,
             ReadResponder::Stream(slot),
         );
     }

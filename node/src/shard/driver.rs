@@ -3,7 +3,7 @@
 //!
 //! All batches of one turn go to the writer together, all messages to a peer together. No effect waits for another.
 
-use super::host::ShardView;
+use super::host::{ShardView, Wanted};
 use super::mailbox::Mailbox;
 use super::responder::{ReadResponder, Responder};
 use crate::clock;
@@ -25,7 +25,7 @@ use understudy_protocol::effect::{
 };
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{LogView, ReadAnswer, ReadLevel, Replica, Settings};
+use understudy_protocol::shard::{Freshness, LogView, ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::{Batch, StoreError};
 use understudy_protocol::time::Instant;
 
@@ -63,7 +63,7 @@ pub(super) enum Command {
     Read {
         shard: ShardId,
         keys: Vec<Bytes>,
-        level: ReadLevel,
+        wanted: Wanted,
         responder: ReadResponder,
     },
     Message {
@@ -112,6 +112,7 @@ pub(super) enum Command {
 enum Waiting {
     Write(Responder),
     Seal(oneshot::Sender<SealedCopy>),
+    Read(ReadResponder),
 }
 
 pub(super) struct Driver {
@@ -221,11 +222,14 @@ impl Driver {
             Command::Read {
                 shard,
                 keys,
-                level,
+                wanted,
                 responder,
-            } => {
-                responder.send(self.read(shard, &keys, level));
-            }
+            } => match wanted {
+                Wanted::Now(level) => responder.send(self.read(shard, &keys, level)),
+                Wanted::Fresh(freshness, deadline) => {
+                    self.fresh_read(shard, keys, freshness, deadline, responder);
+                }
+            },
             Command::Message {
                 shard,
                 from,
@@ -355,6 +359,49 @@ impl Driver {
         Ok(answer)
     }
 
+    /// A read that may wait in its replica.
+    fn fresh_read(
+        &mut self,
+        shard: ShardId,
+        keys: Vec<Bytes>,
+        freshness: Freshness,
+        deadline: Instant,
+        responder: ReadResponder,
+    ) {
+        if let Some(failure) = self.unknown(shard) {
+            responder.send(Err(failure));
+            return;
+        }
+        let caller = self.caller(Waiting::Read(responder));
+        let input = Input::Read {
+            caller,
+            keys,
+            freshness,
+            deadline,
+        };
+        self.step(shard, input);
+    }
+
+    fn read_answered(
+        &mut self,
+        shard: ShardId,
+        caller: Caller,
+        answer: Result<ReadAnswer, Failure>,
+        as_primary: bool,
+    ) {
+        let Some(Waiting::Read(responder)) = self.waiting.remove(&caller.0) else {
+            return;
+        };
+        // The lease is checked again after the values were read.
+        let checked = match (&answer, self.copies.get(shard)) {
+            (Ok(_), Some(replica)) if as_primary => {
+                self.with_context(|context| replica.check_primary(context))
+            }
+            _ => Ok(()),
+        };
+        responder.send(checked.and(answer));
+    }
+
     fn view(&self, shard: ShardId, level: ReadLevel) -> Result<ShardView, Failure> {
         let replica = self.replica(shard)?;
         self.with_context(|context| match level {
@@ -478,6 +525,11 @@ impl Driver {
             }
             Effect::Broken(error) => (self.outside.broken)(shard, &error),
             Effect::Ask(_) => unreachable!("it became a notice"),
+            Effect::Read {
+                caller,
+                answer,
+                as_primary,
+            } => self.read_answered(shard, caller, answer, as_primary),
         }
     }
 

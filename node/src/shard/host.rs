@@ -18,7 +18,7 @@ use understudy_protocol::control::message::HandOver;
 use understudy_protocol::effect::{Assignment, Report, SealedCopy};
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{LogView, ReadLevel};
+use understudy_protocol::shard::{Freshness, LogView, ReadLevel};
 use understudy_protocol::store::StoreError;
 use understudy_protocol::time::Instant;
 
@@ -39,6 +39,15 @@ struct Lane {
 pub struct ShardView {
     pub log: LogView,
     pub report: Report,
+}
+
+/// Which read.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// Answered or refused at once.
+    Now(ReadLevel),
+    /// Waits until the copy is fresh enough, no longer than this.
+    Fresh(Freshness, Instant),
 }
 
 impl ShardHost {
@@ -112,17 +121,11 @@ impl ShardHost {
         }
     }
 
-    pub fn read(
-        &self,
-        shard: ShardId,
-        keys: Vec<Bytes>,
-        level: ReadLevel,
-        responder: ReadResponder,
-    ) {
+    pub fn read(&self, shard: ShardId, keys: Vec<Bytes>, wanted: Wanted, responder: ReadResponder) {
         let command = Command::Read {
             shard,
             keys,
-            level,
+            wanted,
             responder,
         };
         if let Err(Command::Read { responder, .. }) =

@@ -8,5 +8,5 @@ pub mod host;
 mod mailbox;
 pub mod responder;
 
-pub use host::{ShardHost, ShardView};
+pub use host::{ShardHost, ShardView, Wanted};
 pub use responder::{ReadResponder, Responder, StreamReply, StreamSink};

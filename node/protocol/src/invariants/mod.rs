@@ -14,6 +14,7 @@ mod i4_same_log;
 mod i5_fold;
 mod i7_acknowledged;
 mod i8_once;
+mod i9_session;
 
 mod branches;
 mod shadow;
@@ -24,8 +25,11 @@ pub use i13_convergence::{Standing, unconverged};
 pub use shadow::CopyShadow;
 
 use crate::effect::Answer;
+use crate::object::Object;
 use crate::request::Request;
+use crate::shard::ReadAnswer;
 use crate::store::{Batch, StoreChange, Stored};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use understudy_proto::{CopyId, Epoch, Pair, ProcessId, ShardId};
@@ -73,6 +77,7 @@ pub struct Invariants {
     primaries: i1_one_primary::Primaries,
     acknowledged: i7_acknowledged::Acknowledged,
     seals: i14_most_advanced::Seals,
+    acknowledgements: i9_session::Acknowledgements,
 }
 
 impl Invariants {
@@ -151,6 +156,38 @@ impl Invariants {
     pub fn on_read(&self, process: ProcessId, shard: ShardId, token: Pair) -> Checked {
         let shadow = self.copies.get(&(shard, process.copy()));
         i5_fold::token_is_reached(process, shard, shadow, token)
+    }
+
+    /// A write was answered at this time of the driver's clock, in microseconds.
+    pub fn on_acknowledged(&mut self, shard: ShardId, pair: Pair, at_us: u64) {
+        self.acknowledgements.add(shard, pair, at_us);
+    }
+
+    /// The process answered a read of these keys. `upto_us`: for a bounded read, the time (on the clock of
+    /// [`Invariants::on_acknowledged`]) up to which it may miss nothing.
+    pub fn on_fresh_read(
+        &self,
+        process: ProcessId,
+        shard: ShardId,
+        keys: &[Bytes],
+        answer: &ReadAnswer,
+        upto_us: Option<u64>,
+    ) -> Checked {
+        self.on_read(process, shard, answer.token)?;
+        let objects: &[Option<Object>] = &answer.objects;
+        i9_session::shows_the_log(&self.branches, shard, answer.token, keys, objects)?;
+        match upto_us {
+            None => Ok(()),
+            Some(upto_us) => {
+                self.acknowledgements
+                    .all_are_reached(process, shard, answer.token, upto_us)
+            }
+        }
+    }
+
+    /// A session that saw these pairs of the shard got an answer with this token.
+    pub fn on_session_read(&self, shard: ShardId, saw: &[Pair], token: Pair) -> Checked {
+        i9_session::sees_what_the_session_saw(&self.branches, shard, saw, token)
     }
 
     /// The row of the shard changed in the managers' tables.

@@ -44,6 +44,15 @@ pub fn holds(starts: &[Pair], end: Pair, pair: Pair) -> bool {
     }
 }
 
+/// The most that this log can share with a branch that holds a pair which this log does not: the end, in this log, of the
+/// last epoch that began before the pair.
+pub fn end_before(starts: &[Pair], end: Pair, pair: Pair) -> Pair {
+    match starts.iter().rposition(|start| *start <= pair) {
+        None => Pair::ZERO,
+        Some(at) => end_of_epoch(starts, end, at),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +81,16 @@ mod tests {
         // Nothing shared.
         assert_eq!(cut(&[p(1, 1)], p(1, 9), &[], p(0, 0)), Pair::ZERO);
         assert_eq!(cut(&[], Pair::ZERO, &[p(1, 1)], p(1, 4)), Pair::ZERO);
+    }
+
+    #[test]
+    fn what_a_branch_shares_with_a_pair_that_was_cut_off() {
+        let starts = [p(1, 1), p(2, 6), p(4, 9)];
+        assert_eq!(end_before(&starts, p(4, 20), p(1, 7)), p(1, 5));
+        assert_eq!(end_before(&starts, p(4, 20), p(2, 9)), p(2, 8));
+        // Epoch 3 began somewhere in what is shared, at its end or before.
+        assert_eq!(end_before(&starts, p(4, 20), p(3, 9)), p(2, 8));
+        assert_eq!(end_before(&[p(2, 1)], p(2, 3), p(1, 4)), Pair::ZERO);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
 use crate::store::CopyProgress;
+use crate::time::Instant;
 use bytes::Bytes;
 use understudy_proto::{CopyId, Epoch, Pair, RequestId};
 
@@ -75,6 +76,8 @@ pub struct Ack {
     pub stream: u64,
     pub copy: CopyId,
     pub position: Pair,
+    /// When it was sent, by the copy's own clock: the primary gives it back.
+    pub sent: Instant,
 }
 
 /// A piece of a full copy.
@@ -104,6 +107,17 @@ pub struct Pulse {
     pub position: Pair,
     /// The primary's log begins after this; copies trim theirs up to it.
     pub base: Pair,
+    /// Only under the primary's lease, and only once it heard from the copy.
+    pub echo: Option<Echo>,
+}
+
+/// The newest acknowledgement of a copy that the primary took before it stood where the pulse says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Echo {
+    /// The copy's stream: which of its processes sent it.
+    pub stream: u64,
+    /// By the clock of that process.
+    pub sent: Instant,
 }
 
 /// The receiver of a message promised a newer epoch.

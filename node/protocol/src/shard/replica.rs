@@ -3,7 +3,9 @@
 //! The role follows the newest row of the naming table; the promise decides what is taken at all. Everything that must be
 //! durable goes out as a batch, and what must follow it waits for `Persisted`.
 
+use super::age::Age;
 use super::primary::Primary;
+use super::reads::{Read, Reads};
 use super::secondary::Secondary;
 use super::side::Side;
 use crate::effect::{
@@ -43,6 +45,8 @@ pub struct ReadAnswer {
     pub objects: Vec<Option<Object>>,
     /// What the copy had reached.
     pub token: Pair,
+    /// How old the copy was at most: everything acknowledged so long before is in it. `None`: it does not know.
+    pub age: Option<Duration>,
 }
 
 /// Where the log of the live generation is, for those who read it from the store.
@@ -87,6 +91,8 @@ pub struct Replica {
     /// As in [`Report`].
     pub(super) followed: Epoch,
     broken: Option<StoreError>,
+    pub(super) reads: Reads,
+    pub(super) age: Age,
 }
 
 /// What the copy does at the moment.
@@ -117,6 +123,8 @@ impl Replica {
             shard,
             me,
             settings,
+            reads: Reads::new(live.generation),
+            age: Age::default(),
             durable: live.position,
             durable_checksum: live.checksum,
             meta: saved.meta,
@@ -172,10 +180,26 @@ impl Replica {
                 Ok(())
             }
             Input::Tick => self.on_tick(context, out),
+            Input::Read {
+                caller,
+                keys,
+                freshness,
+                deadline,
+            } => {
+                let read = Read {
+                    caller,
+                    keys,
+                    freshness,
+                    deadline,
+                };
+                self.on_read(context, read, out);
+                Ok(())
+            }
         };
         if let Err(error) = done {
             self.on_broken(error, out);
         }
+        self.answer_reads(context, out);
     }
 
     /// Reads what is durable here. The caller checks the lease again before it answers a `Primary` read.
@@ -189,18 +213,7 @@ impl Replica {
             ReadLevel::Primary => self.check_primary(context)?,
             ReadLevel::Any => self.check_readable()?,
         }
-        let mut objects = Vec::with_capacity(keys.len());
-        for key in keys {
-            objects.push(
-                self.live
-                    .durable(self.shard, context.stored, key)
-                    .map_err(|e| storage_failure(&e, Applied::No))?,
-            );
-        }
-        Ok(ReadAnswer {
-            objects,
-            token: self.durable,
-        })
+        self.found(context, keys)
     }
 
     /// Whether this process may answer as primary right now.
@@ -228,7 +241,11 @@ impl Replica {
     /// Whether this copy has contents to read at all.
     pub fn check_readable(&self) -> Result<(), Failure> {
         self.check_whole()?;
+        if !self.is_present() {
+            return Err(self.not_primary());
+        }
         if self.is_complete()
+            && !self.reads.is_switching(self.persisted)
             && self
                 .assignment
                 .as_ref()
@@ -546,6 +563,14 @@ impl Replica {
     /// Emits a batch, and notes where the live log will end with it.
     pub(super) fn persist(&mut self, changes: Vec<StoreChange>, out: &mut Vec<Effect>) -> u64 {
         self.emitted += 1;
+        let before = self.ends.back().map_or(self.durable, |(_, end, _)| *end);
+        let back = self.live.position < before;
+        if self
+            .reads
+            .on_batch(self.emitted, back, self.live.generation)
+        {
+            self.age.forget();
+        }
         self.ends
             .push_back((self.emitted, self.live.position, self.live.checksum));
         out.push(Effect::Persist(Batch {

@@ -168,7 +168,7 @@ impl Replica {
             secondary.phase = Phase::Streaming;
             secondary.progress = context.now;
             self.followed = secondary.epoch;
-            self.acknowledge(out);
+            self.acknowledge(context, out);
             return Ok(());
         }
         if self.staged.is_some() {
@@ -268,6 +268,7 @@ impl Replica {
         pulse: Pulse,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
+        self.on_echo(context, &pulse);
         let interval = self.settings.interval;
         let position = self.live.position;
         let idle = self.persisted == self.emitted;
@@ -281,8 +282,19 @@ impl Replica {
             return Ok(());
         }
         // An acknowledgement may have been lost, and the primary counts on it.
-        self.acknowledge(out);
+        self.acknowledge(context, out);
         self.trim_to(context, pulse.base, out)
+    }
+
+    /// The answer to an acknowledgement that this very process sent tells how old the copy is.
+    fn on_echo(&mut self, context: &Context<'_>, pulse: &Pulse) {
+        if Mutant::AgeFromAnswer.on() {
+            self.age.answered(context.now, pulse.position);
+        } else if let Some(echo) = pulse.echo
+            && echo.stream >> 32 == self.me.incarnation.0
+        {
+            self.age.answered(echo.sent, pulse.position);
+        }
     }
 
     pub(super) fn on_secondary_persisted(
@@ -293,7 +305,7 @@ impl Replica {
         let phase = self.secondary_mut().phase;
         match phase {
             Phase::Streaming => {
-                self.acknowledge(out);
+                self.acknowledge(context, out);
                 Ok(())
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
@@ -305,7 +317,7 @@ impl Replica {
         }
     }
 
-    fn acknowledge(&mut self, out: &mut Vec<Effect>) {
+    fn acknowledge(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
         if self.staged.is_some() {
             return;
         }
@@ -316,6 +328,7 @@ impl Replica {
             stream: secondary.stream,
             copy,
             position,
+            sent: context.now,
         };
         out.push(Effect::Send {
             to: secondary.primary,

@@ -4,10 +4,11 @@
 //! again, and the primary begins again at the copy's position. Nothing here holds the writers up.
 
 use super::branch;
-use super::message::{Ack, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe};
+use super::message::{Ack, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe};
 use super::primary::size_of;
 use super::replica::{Replica, Role};
 use crate::effect::{Ask, Context, Effect};
+use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
 use crate::store::{CopyProgress, StoreError};
 use crate::time::Instant;
@@ -41,6 +42,8 @@ struct Subscriber {
     under_way_bytes: u64,
     /// It gets chunks of a full copy, no records.
     copying: bool,
+    /// When it sent its newest acknowledgement, by its own clock.
+    heard: Option<Instant>,
 }
 
 impl Streams {
@@ -80,6 +83,13 @@ impl Streams {
             .get(&copy)
             .filter(|s| !s.copying)
             .map(|s| s.acknowledged)
+    }
+
+    /// What to give back to a copy, so that it can tell its age.
+    fn echo(&self, copy: CopyId) -> Option<Echo> {
+        let subscriber = self.subscribers.get(&copy)?;
+        let (stream, sent) = (subscriber.stream, subscriber.heard?);
+        Some(Echo { stream, sent })
     }
 
     /// From where on the log is needed for a copy that is being rebuilt or caught up.
@@ -255,6 +265,7 @@ impl Replica {
             under_way: VecDeque::new(),
             under_way_bytes: 0,
             copying,
+            heard: None,
         };
         self.primary_mut()
             .streams
@@ -292,6 +303,7 @@ impl Replica {
             ack.position
         );
         subscriber.acknowledged = ack.position;
+        subscriber.heard = subscriber.heard.max(Some(ack.sent));
         while subscriber
             .under_way
             .front()
@@ -371,6 +383,11 @@ impl Replica {
         }
         primary.streams.next_pulse = context.now + interval;
         let epoch = primary.epoch;
+        let leased = self.leased(context, epoch) || Mutant::BoundedWithoutLease.on();
+        if leased {
+            self.age.serves(context.now);
+        }
+        let primary = self.primary_mut();
         for copy in row
             .secondaries
             .iter()
@@ -383,6 +400,7 @@ impl Replica {
                     epoch,
                     position,
                     base,
+                    echo: primary.streams.echo(*copy).filter(|_| leased),
                 }),
             });
         }

@@ -56,6 +56,15 @@ impl<'a> Words<'a> {
         self.option(name).map(number).transpose()
     }
 
+    pub fn pairs_option(&mut self, name: &str) -> Parsed<Vec<Pair>> {
+        let listed = self.option(name).unwrap_or_default();
+        listed
+            .split(',')
+            .filter(|part| !part.is_empty())
+            .map(pair)
+            .collect()
+    }
+
     pub fn nodes_option(&mut self, name: &str) -> Parsed<Vec<NodeId>> {
         let listed = self.option(name).unwrap_or_default();
         listed

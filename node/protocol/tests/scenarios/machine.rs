@@ -8,7 +8,7 @@ use understudy_protocol::effect::{Context, Effect, Input, Lease};
 use understudy_protocol::shard::{ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
 use understudy_protocol::testing::MemoryStore;
-use understudy_protocol::time::Instant;
+use understudy_protocol::time::{Duration, Instant};
 
 /// The one shard of all stories.
 pub const SHARD: ShardId = ShardId(1);
@@ -121,6 +121,12 @@ impl Machine {
             .as_ref()
             .ok_or_else(down)?
             .read(&context, keys, level))
+    }
+
+    /// How old its copy is at most; `None`: it does not know.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        let context = context(now, &self.store, &self.lease);
+        self.replica.as_ref()?.age(&context)
     }
 
     /// Whether it holds the lease for the epoch in which it is primary.

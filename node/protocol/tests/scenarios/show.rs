@@ -4,6 +4,7 @@ use super::machine::{Machine, SHARD};
 use super::trace::{list, object, outcome, pairs, progress, record, request_id};
 use understudy_proto::{Pair, Version};
 use understudy_protocol::store::{Saved, Stored};
+use understudy_protocol::time::Instant;
 
 const ALL: usize = usize::MAX;
 
@@ -67,6 +68,15 @@ pub fn show(machine: &Machine, what: &str) -> Result<Vec<String>, String> {
     Ok(std::iter::once(head)
         .chain(lines.into_iter().map(|line| format!("  {line}")))
         .collect())
+}
+
+/// How old the copy is, by its own clock.
+pub fn age(machine: &Machine, now: Instant) -> Result<String, String> {
+    let node = machine.node;
+    Ok(match machine.age(now) {
+        Some(age) => format!("n{node} is {} ms old at most", age.as_millis()),
+        None => format!("n{node} does not know how old it is"),
+    })
 }
 
 /// What is on the disk. A clone, because opening a shard begins its numbering of batches anew.

@@ -10,11 +10,12 @@ use super::{show, trace};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::NodeId;
+use understudy_proto::failure::Failure;
 use understudy_protocol::effect::{Caller, Effect, Input};
 use understudy_protocol::invariants::{Checked, Holder, Invariants};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{ReadLevel, Settings};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings};
 use understudy_protocol::time::{Duration, Instant};
 
 pub struct World {
@@ -39,6 +40,13 @@ pub(super) struct Line {
 struct Call {
     name: String,
     request: Option<Request>,
+    read: Option<Asked>,
+}
+
+/// A read that may wait.
+struct Asked {
+    key: Bytes,
+    freshness: Freshness,
 }
 
 impl World {
@@ -110,10 +118,11 @@ impl World {
             "crash" => self.crash(&mut words)?,
             "start" => self.start(words.next_node()?)?,
             "show" => {
-                let lines = show::show(
-                    self.machine(words.next_node()?)?,
-                    words.next("what to show")?,
-                )?;
+                let machine = self.machine(words.next_node()?)?;
+                let lines = match words.next("what to show")? {
+                    "age" => vec![show::age(machine, self.now)?],
+                    what => show::show(machine, what)?,
+                };
                 lines.into_iter().for_each(|line| self.say(line));
             }
             "compare" => self.compare(&words.all_nodes()?)?,
@@ -154,14 +163,31 @@ impl World {
     }
 
     pub(super) fn call(&mut self, name: String, request: Option<Request>) -> Caller {
-        self.callers.push(Call { name, request });
+        self.callers.push(Call {
+            name,
+            request,
+            read: None,
+        });
         Caller(self.callers.len() as u64 - 1)
     }
 
     fn read(&mut self, words: &mut Words) -> Parsed<()> {
         let node = words.next_node()?;
         let key = Bytes::copy_from_slice(words.next("a key")?.as_bytes());
-        let level = match words.option("level") {
+        let level = words.option("level");
+        let freshness = match level {
+            Some("session") => Some(Freshness::Session(words.pairs_option("token")?)),
+            Some("bounded") => {
+                let staleness = words.number_option("staleness")?.unwrap_or(0);
+                Some(Freshness::Bounded(Duration::from_millis(staleness)))
+            }
+            _ => None,
+        };
+        if let Some(freshness) = freshness {
+            let within_ms = words.number_option("within")?.unwrap_or(10_000);
+            return self.fresh_read(node, key, freshness, within_ms);
+        }
+        let level = match level {
             None => ReadLevel::Primary,
             Some("any") => ReadLevel::Any,
             Some(other) => return Err(format!("no read level is called '{other}'")),
@@ -183,6 +209,83 @@ impl World {
                 self.say_outside(format!("n{node} refuses: {}", trace::failed(&failure)))
             }
         }
+        Ok(())
+    }
+
+    /// A read of level session or bounded: it may wait.
+    fn fresh_read(
+        &mut self,
+        node: NodeId,
+        key: Bytes,
+        freshness: Freshness,
+        within_ms: u64,
+    ) -> Parsed<()> {
+        let reads = self.callers.iter().filter(|call| call.read.is_some());
+        let name = format!("read {}", reads.count() + 1);
+        self.say(format!("n{node} is asked {name}"));
+        let caller = self.call(name, None);
+        self.callers[caller.0 as usize].read = Some(Asked {
+            key: key.clone(),
+            freshness: freshness.clone(),
+        });
+        let deadline = self.now + Duration::from_millis(within_ms);
+        let keys = vec![key];
+        self.step(
+            node,
+            Input::Read {
+                caller,
+                keys,
+                freshness,
+                deadline,
+            },
+        )
+    }
+
+    fn read_answered(
+        &mut self,
+        node: NodeId,
+        caller: Caller,
+        answer: Result<ReadAnswer, Failure>,
+        as_primary: bool,
+    ) -> Parsed<()> {
+        let call = &self.callers[caller.0 as usize];
+        let name = call.name.clone();
+        let asked = call.read.as_ref().ok_or("an answer to no read")?;
+        let (key, freshness) = (asked.key.clone(), asked.freshness.clone());
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let why = trace::failed(&failure);
+                self.say_outside(format!("  n{node} refuses {name}: {why}"));
+                return Ok(());
+            }
+        };
+        let found = trace::object(&key, answer.objects[0].as_ref());
+        let token = answer.token;
+        let age = match answer.age {
+            Some(age) => format!("{} ms old at most", age.as_millis()),
+            None => "of unknown age".to_string(),
+        };
+        self.say_outside(format!(
+            "  n{node} answers {name}: {found}, token {token}, {age}"
+        ));
+        if as_primary {
+            self.check_served(node)?;
+        }
+        let (upto_us, saw) = match &freshness {
+            Freshness::Bounded(staleness) => {
+                (Some(self.now.0.saturating_sub(staleness.0)), &[][..])
+            }
+            Freshness::Session(tokens) => (None, tokens.as_slice()),
+        };
+        let process = self.machine(node)?.process();
+        let keys = [key];
+        let sound = self
+            .invariants
+            .on_fresh_read(process, SHARD, &keys, &answer, upto_us);
+        self.check(sound);
+        let session = self.invariants.on_session_read(SHARD, saw, token);
+        self.check(session);
         Ok(())
     }
 
@@ -261,6 +364,8 @@ impl World {
                     let process = self.machine(node)?.process();
                     let answered = self.invariants.on_answer(process, SHARD, &request, answer);
                     self.check(answered);
+                    let now = self.now.0;
+                    self.invariants.on_acknowledged(SHARD, answer.pair, now);
                 }
             }
             Effect::Sealed { answer, .. } => {
@@ -273,6 +378,11 @@ impl World {
                 self.say_outside(format!("  n{node} asks the managers {}", trace::ask(&ask)));
             }
             Effect::Broken(error) => self.say_outside(format!("  n{node} IS BROKEN: {error}")),
+            Effect::Read {
+                caller,
+                answer,
+                as_primary,
+            } => self.read_answered(node, caller, answer, as_primary)?,
         }
         Ok(())
     }
