@@ -168,13 +168,15 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let rate = summary.seeds as f64 / minutes.max(1e-9);
     let s = summary.statistics;
     format!(
-        "{} seeds, {} failed, {} events, {} acknowledged writes, {} orphans, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events, {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
         s.events,
         s.acknowledged,
         s.orphans,
+        s.recorded_again,
+        s.conflicts,
         s.broken,
         s.virtual_us as f64 / 3.6e9,
         rate

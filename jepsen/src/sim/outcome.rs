@@ -26,7 +26,11 @@ pub enum Verdict {
 pub struct Statistics {
     pub events: u64,
     pub acknowledged: u64,
+    /// Left in orphan logs at the end.
     pub orphans: u64,
+    /// Recorded again after a failover had cut it off.
+    pub recorded_again: u64,
+    pub conflicts: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

@@ -1,17 +1,20 @@
 //! One copy of one shard: as primary it numbers, logs and streams records, as secondary it follows.
 //!
 //! `replica` has the state and the entry, one function per stimulus; `primary` what a primary does, `streams` how it feeds
-//! its copies; `secondary` following, `undo` giving back a tail that a failover cut off, `rebuild` the full copy.
+//! its copies; `secondary` following, `undo` taking back a tail that a failover cut off, `submit` giving it to the new primary,
+//! `reconcile` what that makes of it, `rebuild` the full copy.
 
 pub mod branch;
 pub mod message;
 mod overlay;
 mod primary;
 mod rebuild;
+mod reconcile;
 pub mod replica;
 mod secondary;
 mod side;
 mod streams;
+mod submit;
 mod trim;
 mod undo;
 
