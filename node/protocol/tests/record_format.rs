@@ -503,7 +503,7 @@ fn the_bytes_of_a_conflict_are_pinned() {
         "00",                               // absent before
         "0100",                             // one component, the plain value
         "0300",                             // set from absent, data
-        "8f01",                             // of 143 bytes:
+        "8d01",                             // of 141 bytes:
         "0102",                             // format, outcome conflict
         "74",                               // a record of 116 bytes:
     );
