@@ -73,6 +73,8 @@ impl Summary {
         sum.faults += one.faults;
         sum.acknowledged += one.acknowledged;
         sum.orphans += one.orphans;
+        sum.recorded_again += one.recorded_again;
+        sum.conflicts += one.conflicts;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

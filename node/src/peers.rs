@@ -200,6 +200,13 @@ fn weight(message: &Message) -> usize {
             });
             objects.sum::<usize>() + chunk.dedup.len() * 64
         }
+        Message::Submit(submit) => {
+            let orphans = submit.orphans.iter();
+            orphans
+                .map(|o| o.record.bytes.len() + 24 * o.epoch_starts.len() + 8)
+                .sum()
+        }
+        Message::Submitted(submitted) => submitted.fates.len() * 48,
         _ => 0,
     }
 }

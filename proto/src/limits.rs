@@ -96,6 +96,12 @@ pub const DEADLINE_MS_MAX: u64 = 10 * 60 * 1_000;
 /// Deadline when the caller gives none.
 pub const DEADLINE_MS_DEFAULT: u64 = 10_000;
 
+/// Bytes of orphans in one message of a copy to its primary, and in one step of a primary with its own (a larger one goes
+/// alone).
+pub const SUBMIT_BYTES_MAX: usize = 256 * 1024;
+/// Orphans of a copy that were judged and wait to leave its orphan log; beyond it the rest waits.
+pub const ORPHANS_JUDGED_MAX: usize = 100_000;
+
 /// How far a client id may be dated in the future of the Sessions table's clock.
 pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;
 /// How far back a client id may be dated: the registration floor's distance from the table's clock.

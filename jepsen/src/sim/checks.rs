@@ -3,6 +3,7 @@
 use super::world::World;
 use crate::checker::values_are_explained;
 use understudy_proto::{CopyId, ShardId};
+use understudy_protocol::conflict::is_reserved;
 use understudy_protocol::effect::Report;
 use understudy_protocol::invariants::{Holder, Standing, Violation, unconverged};
 use understudy_protocol::object::Value;
@@ -62,7 +63,8 @@ impl World {
                     .standing(shard)
                     .and_then(|standing| unconverged(&standing))
                     .or_else(|| self.stray(shard, row))
-                    .or_else(|| self.left_open(shard, row)),
+                    .or_else(|| self.left_open(shard, row))
+                    .or_else(|| self.orphans_left(shard)),
             }
         })
     }
@@ -74,10 +76,18 @@ impl World {
             let host = &self.hosts[*self.env.hosts.get(&copy.node)?];
             let process = host.process.as_ref()?;
             let here = process.id()?.copy() == *copy;
-            // Nothing takes orphans out of a store yet.
             let orphans = process.replica(shard).map_or(0, |it| it.report().orphans);
             let waits = || format!("an open cut of s{shard} waits for {}", host.place());
             (here && orphans == 0).then(waits)
+        })
+    }
+
+    /// Orphans in a store that is here.
+    fn orphans_left(&self, shard: ShardId) -> Option<String> {
+        self.hosts.iter().find_map(|host| {
+            let orphans = host.process.as_ref()?.replica(shard)?.report().orphans;
+            let left = || format!("{} has {orphans} orphans of s{shard}", host.place());
+            (orphans > 0).then(left)
         })
     }
 
@@ -139,7 +149,8 @@ impl World {
                 .disk
                 .store
                 .objects_after(shard, generation, None, usize::MAX);
-            for (_, object) in page.map(|page| page.items).unwrap_or_default() {
+            let objects = page.map(|page| page.items).unwrap_or_default();
+            for (_, object) in objects.into_iter().filter(|(key, _)| !is_reserved(key)) {
                 for component in object.components {
                     if let Value::Data(data) = component.value {
                         values.push(String::from_utf8_lossy(&data).into_owned());

@@ -273,5 +273,17 @@ fn brief_message(message: &Message) -> String {
             p.echo.map(|echo| echo.sent)
         ),
         Message::Reject(r) => format!("reject e{}", r.epoch),
+        Message::Submit(s) => {
+            let pairs: Vec<Pair> = s.orphans.iter().map(|o| o.record.pair).collect();
+            format!("submit e{} {pairs:?}", s.epoch)
+        }
+        Message::Submitted(s) => {
+            let fates = s
+                .fates
+                .iter()
+                .map(|f| format!(" {} {:?} {}", f.pair, f.kind, f.stands));
+            let fates: String = fates.collect();
+            format!("submitted e{} everywhere {}{fates}", s.epoch, s.everywhere)
+        }
     }
 }

@@ -28,7 +28,11 @@ pub struct Statistics {
     /// Carried out; what was planned and could not be done is not counted.
     pub faults: u64,
     pub acknowledged: u64,
+    /// Left in orphan logs at the end.
     pub orphans: u64,
+    /// Recorded again after a failover had cut it off.
+    pub recorded_again: u64,
+    pub conflicts: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

@@ -23,6 +23,7 @@ use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
 use understudy_protocol::invariants::Holder;
 use understudy_protocol::request::Request;
+use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
 use understudy_protocol::tables::{
@@ -707,6 +708,12 @@ impl Running {
         match effect {
             Effect::Persist(batch) => self.write(batch, turn),
             Effect::Send { to, message } => {
+                if let Message::Submit(submit) = &message {
+                    let pairs: Vec<_> = submit.orphans.iter().map(|o| o.record.pair).collect();
+                    let (copy, epoch) = (self.id.copy(), submit.epoch);
+                    let checked = turn.env.invariants.on_submit(copy, shard, epoch, &pairs);
+                    turn.env.check(checked);
+                }
                 if let Some(place) = turn.env.place(to) {
                     turn.send(place, Parcel::Shard { shard, message });
                 }

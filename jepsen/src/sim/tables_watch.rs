@@ -124,6 +124,7 @@ fn row_of(entry: &ShardEntry) -> Row {
         epoch: entry.epoch,
         primary: entry.primary,
         listed: listed.collect(),
+        secondaries: entry.secondaries.iter().copied().collect(),
     }
 }
 

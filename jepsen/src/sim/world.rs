@@ -114,6 +114,8 @@ impl World {
             events: self.events,
             acknowledged: self.env.invariants.acknowledged() as u64,
             orphans: self.env.invariants.orphans() as u64,
+            recorded_again: self.env.invariants.reconciled().0 as u64,
+            conflicts: self.env.invariants.reconciled().1 as u64,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };

@@ -163,6 +163,8 @@ pub struct Answer {
     pub duplicate: bool,
     /// How many secondaries had it durable.
     pub copies_durable: u32,
+    /// A record of the request was cut off by a failover and is a conflict that nobody resolved yet.
+    pub conflict: bool,
 }
 
 /// What a copy answers when it is sealed.

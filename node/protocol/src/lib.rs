@@ -4,6 +4,7 @@
 
 pub mod change;
 pub mod codec;
+pub mod conflict;
 pub mod control;
 pub mod copies;
 pub mod detector;

@@ -70,6 +70,16 @@ mutants! {
     SessionIgnoresToken = "session-ignores-token";
     /// A copy counts as fresh before it has what the primary's answer stands for.
     AgeBeforeReached = "age-before-reached";
+    /// The undo of a record leaves its dedup entry.
+    UndoKeepsDedup = "undo-keeps-dedup";
+    /// A copy submits its orphans from the last to the first.
+    SubmitInUndoOrder = "submit-in-undo-order";
+    /// An orphan is applied where the old values are as it found them, whoever wrote them.
+    ApplyWithoutLastWriter = "apply-without-last-writer";
+    /// A last writer under another pair counts as the one that an orphan found when its request id is the same.
+    LastWriterByIdOnly = "last-writer-by-id-only";
+    /// An orphan leaves the orphan log when it was judged, before the record with its outcome is durable.
+    DropOrphanEarly = "drop-orphan-early";
 }
 
 #[cfg(feature = "mutants")]

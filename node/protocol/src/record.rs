@@ -6,6 +6,7 @@
 
 use crate::change::ObjectChange;
 use crate::codec::{Malformed, Put, Reader};
+use crate::conflict::ConflictBody;
 use crate::request::{DedupEntry, Op, Outcome, Precondition, decode_content, encode_content};
 use bytes::{BufMut, Bytes, BytesMut};
 use understudy_proto::{Epoch, Pair, RequestId, ShardId, Version};
@@ -33,6 +34,8 @@ pub enum Body {
     Request(Box<RequestBody>),
     /// The first record of an epoch. It changes no object.
     EpochStart,
+    /// A request that a failover cut off and that cannot be applied again.
+    Conflict(Box<ConflictBody>),
 }
 
 /// A client's request as it ran.
@@ -45,6 +48,8 @@ pub struct RequestBody {
     pub outcome: Outcome,
     /// One for each object that was read, tested or written, in the order of their keys.
     pub changes: Vec<ObjectChange>,
+    /// Where the same effect was recorded before, on branches that were cut off, the oldest first. Empty: it ran here.
+    pub earlier: Vec<Pair>,
 }
 
 /// A record in its stored form.
@@ -61,7 +66,9 @@ pub const FORMAT: u8 = 1;
 
 const KIND_REQUEST: u8 = 1;
 const KIND_EPOCH_START: u8 = 2;
-// 3 (expiry) and 4 (conflict) are taken by docs/record-format.md for the dedup lifetime and for reconciliation.
+// 3 (expiry) is taken by docs/record-format.md for the dedup lifetime.
+const KIND_CONFLICT: u8 = 4;
+const KIND_RECORDED_AGAIN: u8 = 5;
 
 /// Length (4), format (1), kind (1), shard (8), epoch (8), version (8).
 const HEAD: usize = 30;
@@ -78,15 +85,26 @@ impl Record {
                     pair: self.pair,
                     fingerprint: body.fingerprint,
                     outcome: body.outcome.clone(),
+                    conflicts: Vec::new(),
                 },
             )),
+            Body::Conflict(body) => Some((body.id, body.entry(self.pair))),
             Body::EpochStart => None,
+        }
+    }
+
+    /// The dedup entry that the record took the place of, for its undo.
+    pub fn replaced_dedup(&self) -> Option<&DedupEntry> {
+        match &self.body {
+            Body::Conflict(body) => body.replaced.as_ref(),
+            Body::Request(_) | Body::EpochStart => None,
         }
     }
 
     pub fn changes(&self) -> &[ObjectChange] {
         match &self.body {
             Body::Request(body) => &body.changes,
+            Body::Conflict(body) => std::slice::from_ref(&body.change),
             Body::EpochStart => &[],
         }
     }
@@ -94,6 +112,7 @@ impl Record {
     pub fn request_id(&self) -> Option<RequestId> {
         match &self.body {
             Body::Request(body) => Some(body.id),
+            Body::Conflict(body) => Some(body.id),
             Body::EpochStart => None,
         }
     }
@@ -106,9 +125,11 @@ impl Record {
         let mut out = BytesMut::with_capacity(512);
         out.put_u32(0);
         out.put_u8(FORMAT);
-        out.put_u8(match self.body {
-            Body::Request(_) => KIND_REQUEST,
+        out.put_u8(match &self.body {
+            Body::Request(body) if body.earlier.is_empty() => KIND_REQUEST,
+            Body::Request(_) => KIND_RECORDED_AGAIN,
             Body::EpochStart => KIND_EPOCH_START,
+            Body::Conflict(_) => KIND_CONFLICT,
         });
         out.put_u64(self.shard.0);
         out.put_u64(self.pair.epoch.0);
@@ -117,15 +138,10 @@ impl Record {
         out.put_pair(self.previous_epoch_start);
         out.put_u64(self.previous_checksum);
         out.put_varint(self.time_ms);
-        if let Body::Request(body) = &self.body {
-            out.put_request_id(body.id);
-            out.put_u64(body.fingerprint);
-            encode_content(&body.ops, &body.preconditions, &mut out);
-            body.outcome.encode(&mut out);
-            out.put_varint(body.changes.len() as u64);
-            for change in &body.changes {
-                change.encode(&mut out);
-            }
+        match &self.body {
+            Body::Request(body) => body.encode(&mut out),
+            Body::Conflict(body) => body.encode(&mut out),
+            Body::EpochStart => {}
         }
         let length = u32::try_from(out.len() + TAIL - 4).expect("a record is at most 16 MiB");
         out[..4].copy_from_slice(&length.to_be_bytes());
@@ -141,6 +157,16 @@ impl Record {
 
     /// Checks length, format and crc, then reads. The bytes are exactly one record.
     pub fn decode(bytes: &Bytes) -> Result<(Record, EncodedRecord), Malformed> {
+        Record::read(bytes, true)
+    }
+
+    /// As [`Record::decode`], for a place where nothing but a request may stand: a conflict holds no conflict, however
+    /// deep hostile bytes would nest them.
+    pub(crate) fn decode_request_only(bytes: &Bytes) -> Result<(Record, EncodedRecord), Malformed> {
+        Record::read(bytes, false)
+    }
+
+    fn read(bytes: &Bytes, any_kind: bool) -> Result<(Record, EncodedRecord), Malformed> {
         let body_end = check_frame(bytes)?;
         let checksum = running_checksum(&bytes[..body_end]);
         let mut reader = Reader::new(bytes.slice(4..body_end));
@@ -158,8 +184,15 @@ impl Record {
         let previous_checksum = reader.u64()?;
         let time_ms = reader.varint()?;
         let body = match kind {
-            KIND_REQUEST => Body::Request(Box::new(decode_request(&mut reader)?)),
-            KIND_EPOCH_START => Body::EpochStart,
+            KIND_REQUEST => Body::Request(Box::new(decode_request(&mut reader, Vec::new())?)),
+            KIND_RECORDED_AGAIN => {
+                let earlier = decode_earlier(&mut reader)?;
+                Body::Request(Box::new(decode_request(&mut reader, earlier)?))
+            }
+            KIND_EPOCH_START if any_kind => Body::EpochStart,
+            KIND_CONFLICT if any_kind => {
+                Body::Conflict(Box::new(ConflictBody::decode(&mut reader)?))
+            }
             _ => return Err(Malformed("record of an unknown kind")),
         };
         reader.finish()?;
@@ -212,7 +245,36 @@ impl EncodedRecord {
     }
 }
 
-fn decode_request(reader: &mut Reader) -> Result<RequestBody, Malformed> {
+impl RequestBody {
+    fn encode(&self, out: &mut BytesMut) {
+        if !self.earlier.is_empty() {
+            out.put_varint(self.earlier.len() as u64);
+            for pair in &self.earlier {
+                out.put_pair(*pair);
+            }
+        }
+        out.put_request_id(self.id);
+        out.put_u64(self.fingerprint);
+        encode_content(&self.ops, &self.preconditions, out);
+        self.outcome.encode(out);
+        out.put_varint(self.changes.len() as u64);
+        for change in &self.changes {
+            change.encode(out);
+        }
+    }
+}
+
+fn decode_earlier(reader: &mut Reader) -> Result<Vec<Pair>, Malformed> {
+    let earlier: Vec<Pair> = (0..reader.count()?)
+        .map(|_| reader.pair())
+        .collect::<Result<_, _>>()?;
+    match earlier.is_empty() {
+        true => Err(Malformed("recorded again, and nowhere before")),
+        false => Ok(earlier),
+    }
+}
+
+fn decode_request(reader: &mut Reader, earlier: Vec<Pair>) -> Result<RequestBody, Malformed> {
     let id = reader.request_id()?;
     let fingerprint = reader.u64()?;
     let (ops, preconditions) = decode_content(reader)?;
@@ -227,6 +289,7 @@ fn decode_request(reader: &mut Reader) -> Result<RequestBody, Malformed> {
         preconditions,
         outcome,
         changes,
+        earlier,
     })
 }
 

@@ -266,6 +266,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The same result with the same returned values, wherever and under whichever pairs these were written.
+    pub fn is_same_as(&self, other: &Outcome) -> bool {
+        match (self, other) {
+            (Outcome::Applied(mine), Outcome::Applied(others)) => {
+                mine.len() == others.len()
+                    && mine
+                        .iter()
+                        .zip(others)
+                        .all(|(mine, other)| mine.is_same_as(other))
+            }
+            _ => self == other,
+        }
+    }
+
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             Outcome::Applied(results) => {
@@ -355,30 +369,56 @@ pub struct DedupEntry {
     pub pair: Pair,
     pub fingerprint: u64,
     pub outcome: Outcome,
+    /// The records under this id that failovers cut off and that became conflicts here, the first first.
+    pub conflicts: Vec<Pair>,
 }
 
 const FORMAT: u8 = 1;
+/// With conflicts.
+const FORMAT_WITH_CONFLICTS: u8 = 2;
 
 impl DedupEntry {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(32);
-        out.put_u8(FORMAT);
+        out.put_u8(match self.conflicts.is_empty() {
+            true => FORMAT,
+            false => FORMAT_WITH_CONFLICTS,
+        });
         out.put_pair(self.pair);
         out.put_u64(self.fingerprint);
         self.outcome.encode(&mut out);
+        if !self.conflicts.is_empty() {
+            out.put_varint(self.conflicts.len() as u64);
+            for pair in &self.conflicts {
+                out.put_pair(*pair);
+            }
+        }
         out.freeze()
     }
 
     pub fn decode(bytes: Bytes) -> Result<DedupEntry, Malformed> {
         let mut reader = Reader::new(bytes);
-        if reader.u8()? != FORMAT {
-            return Err(Malformed("dedup entry of an unknown format"));
-        }
-        let entry = DedupEntry {
+        let with_conflicts = match reader.u8()? {
+            FORMAT => false,
+            FORMAT_WITH_CONFLICTS => true,
+            _ => return Err(Malformed("dedup entry of an unknown format")),
+        };
+        let mut entry = DedupEntry {
             pair: reader.pair()?,
             fingerprint: reader.u64()?,
             outcome: Outcome::decode(&mut reader)?,
+            conflicts: Vec::new(),
         };
+        if with_conflicts {
+            entry.conflicts = (0..reader.count()?)
+                .map(|_| reader.pair())
+                .collect::<Result<_, _>>()?;
+            if entry.conflicts.is_empty() {
+                return Err(Malformed(
+                    "a dedup entry with no conflicts has another format",
+                ));
+            }
+        }
         reader.finish()?;
         Ok(entry)
     }
@@ -402,6 +442,21 @@ pub fn plain_object(value: Bytes, last: LastWrite) -> Object {
 }
 
 impl OpResult {
+    fn is_same_as(&self, other: &OpResult) -> bool {
+        match (self, other) {
+            (OpResult::Object(Some(mine)), OpResult::Object(Some(other))) => {
+                let values = |object: &Object| -> Vec<(Bytes, Value)> {
+                    let components = object.components.iter();
+                    components
+                        .map(|c| (c.name.clone(), c.value.clone()))
+                        .collect()
+                };
+                values(mine) == values(other)
+            }
+            _ => self == other,
+        }
+    }
+
     /// What the result counts for in the limit of a record.
     pub fn size(&self) -> usize {
         match self {

@@ -154,7 +154,7 @@ fn decode(shard: ShardId, encoded: &EncodedRecord) -> Result<Record, StoreError>
 fn check_newest(shard: ShardId, record: &Record, start: Option<Pair>) -> Result<(), StoreError> {
     let newest = match record.body {
         Body::EpochStart => record.pair,
-        Body::Request(_) => record.previous_epoch_start,
+        Body::Request(_) | Body::Conflict(_) => record.previous_epoch_start,
     };
     if start == Some(newest) {
         return Ok(());
@@ -220,18 +220,22 @@ struct Touch<'a> {
 fn touches(records: &[Record]) -> BTreeMap<&Bytes, Vec<Touch<'_>>> {
     let mut touches: BTreeMap<&Bytes, Vec<Touch<'_>>> = BTreeMap::new();
     for record in records {
-        let Body::Request(body) = &record.body else {
-            continue;
+        let (id, ops) = match &record.body {
+            Body::Request(body) => (body.id, &body.ops[..]),
+            // It puts one plain value, whatever was there.
+            Body::Conflict(body) => (body.id, &[][..]),
+            Body::EpochStart => continue,
         };
-        for change in body.changes.iter().filter(|change| change.is_write()) {
+        let is_conflict = matches!(record.body, Body::Conflict(_));
+        for change in record.changes().iter().filter(|change| change.is_write()) {
             let replaces = |op: &Op| {
                 matches!(op, Op::Put { .. } | Op::Delete { .. }) && *op.key() == change.key
             };
             touches.entry(&change.key).or_default().push(Touch {
                 pair: record.pair,
-                id: body.id,
+                id,
                 change,
-                whole: body.ops.iter().any(replaces),
+                whole: is_conflict || ops.iter().any(replaces),
             });
         }
     }

@@ -279,6 +279,15 @@ impl Orphan {
 
     /// The orphan that the store keeps for this shard under this pair.
     pub fn decode(shard: ShardId, pair: Pair, bytes: &Bytes) -> Result<Orphan, Malformed> {
+        let orphan = Orphan::received(shard, bytes)?;
+        if orphan.record.pair != pair {
+            return Err(Malformed("record under another one's key"));
+        }
+        Ok(orphan)
+    }
+
+    /// An orphan of this shard that another copy sent.
+    pub fn received(shard: ShardId, bytes: &Bytes) -> Result<Orphan, Malformed> {
         let mut reader = Reader::new(bytes.clone());
         if reader.u8()? != FORMAT {
             return Err(Malformed("orphan of an unknown format"));
@@ -288,8 +297,8 @@ impl Orphan {
             .collect::<Result<_, _>>()?;
         let record = reader.take(reader.remaining())?;
         let (decoded, record) = crate::record::Record::decode(&record)?;
-        if (decoded.shard, decoded.pair) != (shard, pair) {
-            return Err(Malformed("record under another one's key"));
+        if decoded.shard != shard {
+            return Err(Malformed("record of another shard"));
         }
         Ok(Orphan {
             record,
@@ -397,6 +406,13 @@ pub trait Stored {
         after: Option<RequestId>,
         bytes_max: usize,
     ) -> Result<Page<(RequestId, DedupEntry)>, StoreError>;
+    /// Records of the orphan log after a pair, in the order of their pairs, likewise.
+    fn orphans(
+        &self,
+        shard: ShardId,
+        after: Option<Pair>,
+        bytes_max: usize,
+    ) -> Result<Page<Orphan>, StoreError>;
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use understudy_proto::{ClientId, Pair, RequestId, Sequence, ShardId};
 use understudy_protocol::change::{Change, ComponentChange, ObjectChange};
+use understudy_protocol::conflict::{Conflict, ConflictBody, ConflictReason};
 use understudy_protocol::object::{Component, LastWrite, Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record, RequestBody};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
@@ -133,32 +134,79 @@ fn object_change() -> impl Strategy<Value = ObjectChange> {
         })
 }
 
-fn body() -> impl Strategy<Value = Body> {
-    let request = (
+fn request_body() -> impl Strategy<Value = RequestBody> {
+    (
         id(),
         any::<u64>(),
         proptest::collection::vec(op(), 0..4),
         proptest::collection::vec(precondition(), 0..3),
         outcome(),
         proptest::collection::vec(object_change(), 0..3),
+        proptest::collection::vec(pair(), 0..3),
     )
         .prop_map(
-            |(id, fingerprint, ops, preconditions, outcome, changes)| RequestBody {
+            |(id, fingerprint, ops, preconditions, outcome, changes, earlier)| RequestBody {
                 id,
                 fingerprint,
                 ops,
                 preconditions,
                 outcome,
                 changes,
+                earlier,
             },
-        );
+        )
+}
+
+fn dedup_entry() -> impl Strategy<Value = DedupEntry> {
+    (
+        pair(),
+        any::<u64>(),
+        outcome(),
+        proptest::collection::vec(pair(), 0..3),
+    )
+        .prop_map(|(pair, fingerprint, outcome, conflicts)| DedupEntry {
+            pair,
+            fingerprint,
+            outcome,
+            conflicts,
+        })
+}
+
+fn conflict_body() -> impl Strategy<Value = ConflictBody> {
+    let reason = prop_oneof![
+        Just(ConflictReason::ObjectChanged),
+        Just(ConflictReason::OutcomeConflict),
+        Just(ConflictReason::MayHaveRun),
+        Just(ConflictReason::CannotBeTold),
+    ];
+    let stands = proptest::collection::vec(proptest::option::of(last()), 3);
+    (
+        record_of(request_body().prop_map(|body| Body::Request(Box::new(body)))),
+        reason,
+        stands,
+        proptest::option::of(dedup_entry()),
+        proptest::option::of(object()),
+    )
+        .prop_map(|(cut_off, reason, mut stands, replaced, before)| {
+            stands.truncate(cut_off.changes().len());
+            let conflict = Conflict::new(reason, cut_off, stands).expect("it is a request");
+            ConflictBody::new(conflict, replaced, before.as_ref())
+        })
+}
+
+fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
-        4 => request.prop_map(|body| Body::Request(Box::new(body))),
+        4 => request_body().prop_map(|body| Body::Request(Box::new(body))),
+        2 => conflict_body().prop_map(|body| Body::Conflict(Box::new(body))),
         1 => Just(Body::EpochStart),
     ]
 }
 
 fn record() -> impl Strategy<Value = Record> {
+    record_of(body())
+}
+
+fn record_of(body: impl Strategy<Value = Body>) -> impl Strategy<Value = Record> {
     (
         any::<u64>(),
         pair(),
@@ -166,7 +214,7 @@ fn record() -> impl Strategy<Value = Record> {
         pair(),
         any::<u64>(),
         any::<u64>(),
-        body(),
+        body,
     )
         .prop_map(
             |(shard, pair, previous, start, checksum, time_ms, body)| Record {
@@ -194,12 +242,8 @@ proptest! {
     }
 
     #[test]
-    fn every_dedup_entry_survives_its_stored_form(
-        pair in pair(),
-        fingerprint: u64,
-        outcome in outcome(),
-    ) {
-        let entry = DedupEntry { pair, fingerprint, outcome };
+    fn every_dedup_entry_survives_its_stored_form(entry in dedup_entry()) {
+        prop_assert_eq!(entry.encode()[0], if entry.conflicts.is_empty() { 1 } else { 2 });
         prop_assert_eq!(DedupEntry::decode(entry.encode()), Ok(entry));
     }
 
@@ -210,7 +254,7 @@ proptest! {
 
     #[test]
     fn hostile_bytes_behind_a_valid_frame_never_panic(
-        kind in 0..4u8,
+        kind in 0..7u8,
         rest in proptest::collection::vec(any::<u8>(), 24..200),
     ) {
         let mut bytes = vec![0, 0, 0, 0, 1, kind];
@@ -297,8 +341,45 @@ fn put() -> Record {
                     },
                 ],
             }],
+            earlier: vec![],
         })),
     }
+}
+
+/// The put was cut off; under its id stands another outcome, and `k` has another last writer.
+fn conflict() -> Record {
+    let id = put().request_id().expect("it is a request");
+    let stands = LastWrite {
+        pair: Pair::new(2, 4),
+        request: id,
+    };
+    let replaced = DedupEntry {
+        pair: Pair::new(2, 4),
+        fingerprint: 0x1122_3344_5566_7788,
+        outcome: Outcome::ConditionFailed(0),
+        conflicts: vec![],
+    };
+    let conflict = Conflict::new(ConflictReason::OutcomeConflict, put(), vec![Some(stands)]);
+    let conflict = conflict.expect("it is a request");
+    Record {
+        shard: ShardId(7),
+        pair: Pair::new(2, 5),
+        previous: Pair::new(2, 4),
+        previous_epoch_start: Pair::new(2, 2),
+        previous_checksum: 9,
+        time_ms: 1_795_365_000_125,
+        body: Body::Conflict(Box::new(ConflictBody::new(conflict, Some(replaced), None))),
+    }
+}
+
+/// The put was cut off twice and is applied a third time.
+fn put_again() -> Record {
+    let mut record = put();
+    if let Body::Request(body) = &mut record.body {
+        body.earlier = vec![Pair::new(1, 2), Pair::new(2, 9)];
+    }
+    record.pair = Pair::new(3, 300);
+    record
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -368,7 +449,7 @@ fn the_bytes_of_a_put_are_pinned() {
 
 #[test]
 fn every_cut_and_every_flipped_bit_is_refused() {
-    for record in [epoch_start(), put()] {
+    for record in [epoch_start(), put(), put_again(), conflict()] {
         let bytes = record.encode().bytes;
         for length in 0..bytes.len() {
             assert!(Record::decode(&bytes.slice(..length)).is_err());
@@ -398,9 +479,99 @@ fn what_this_version_does_not_know_is_refused_by_name() {
         Record::decode(&bytes.into()).unwrap_err().0
     };
     assert_eq!(reseal(4, 2), "record of an unknown format");
-    for reserved in [3, 4, 0, 255] {
+    for reserved in [3, 6, 0, 255] {
         assert_eq!(reseal(5, reserved), "record of an unknown kind");
     }
+}
+
+#[test]
+fn the_bytes_of_a_conflict_are_pinned() {
+    let cut_off = hex(&put().encode().bytes);
+    let bytes = hex(&conflict().encode().bytes);
+    let body = concat!(
+        "0123456789ab7def8123456789abcdef", // client
+        "ac02",                             // sequence 300
+        "01",                               // it takes the place of an entry
+        "0d",                               // of 13 bytes:
+        "0102041122334455667788",           // format, 2.4, fingerprint
+        "0200",                             // condition 1 failed
+        "2b",                               // a key of 43 bytes:
+        "ffff63",                           // conflicts
+        "0123456789ab7def8123456789abcdef", // client
+        "000000000000012c",                 // sequence
+        "00000000000000010000000000000002", // the cut-off record's pair
+        "00",                               // absent before
+        "0100",                             // one component, the plain value
+        "0300",                             // set from absent, data
+        "8d01",                             // of 141 bytes:
+        "0102",                             // format, outcome conflict
+        "74",                               // a record of 116 bytes:
+    );
+    let stands = "010102040123456789ab7def8123456789abcdefac02";
+    let at = bytes
+        .find(body)
+        .expect("the body's head is as it is written down");
+    let rest = &bytes[at + body.len()..];
+    assert_eq!(&rest[..cut_off.len()], cut_off);
+    assert_eq!(&rest[cut_off.len()..rest.len() - 8], stands);
+    assert_eq!(&bytes[8..12], "0104");
+}
+
+#[test]
+fn a_request_recorded_again_names_its_earlier_pairs_first() {
+    let (again, first) = (put_again().encode(), put().encode());
+    let (again, first) = (hex(&again.bytes), hex(&first.bytes));
+    assert_eq!(&again[8..12], "0105");
+    let body = "0123456789ab7def8123456789abcdefac02";
+    let (at, first_at) = (again.find(body).unwrap(), first.find(body).unwrap());
+    assert_eq!(&again[at - 10..at], "0201020209");
+    assert_eq!(again[at..again.len() - 8], first[first_at..first.len() - 8]);
+    let (decoded, _) = Record::decode(&put_again().encode().bytes).unwrap();
+    assert_eq!(decoded, put_again());
+}
+
+#[test]
+fn a_conflict_under_another_key_or_inside_a_conflict_is_refused() {
+    let mut other = conflict();
+    if let Body::Conflict(body) = &mut other.body {
+        body.change.key = Bytes::from_static(b"k");
+    }
+    let refused = Record::decode(&other.encode().bytes).unwrap_err().0;
+    assert_eq!(refused, "a conflict under another one's key");
+    let Body::Conflict(body) = conflict().body else {
+        unreachable!("it is a conflict")
+    };
+    let record = put().encode().bytes;
+    let nested = conflict().encode().bytes;
+    let mut bytes = body.conflict.encode().to_vec();
+    let at = bytes
+        .windows(record.len())
+        .position(|w| w == record)
+        .unwrap();
+    // The length before it takes one byte for the put and two for the conflict.
+    let length = [nested.len() as u8 | 0x80, (nested.len() >> 7) as u8];
+    let inner: Vec<u8> = length.into_iter().chain(nested).collect();
+    bytes.splice(at - 1..at + record.len(), inner);
+    let refused = Conflict::decode(&bytes.into()).unwrap_err().0;
+    assert_eq!(refused, "record of an unknown kind");
+}
+
+#[test]
+fn a_conflict_keeps_what_took_effect_as_the_answer() {
+    let (id, entry) = conflict().dedup().expect("it has one");
+    assert_eq!(Some(id), put().request_id());
+    assert_eq!(entry.pair, Pair::new(2, 5));
+    assert_eq!(entry.outcome, Outcome::ConditionFailed(0));
+    assert_eq!(entry.conflicts, vec![Pair::new(1, 2)]);
+    let Body::Conflict(body) = conflict().body else {
+        unreachable!("it is a conflict")
+    };
+    // With nothing under the id the outcome is that of the record that was cut off.
+    let alone = ConflictBody::new(body.conflict.clone(), None, None);
+    assert_eq!(
+        alone.entry(Pair::new(2, 5)).outcome,
+        body.conflict.request().outcome
+    );
 }
 
 #[test]

@@ -32,11 +32,15 @@ stories! {
     a_chain_of_failovers
     a_clean_hand_over
     a_copy_knows_how_old_it_is
+    a_conflict_that_is_cut_off_comes_back_as_it_is
     a_copy_that_comes_back_is_not_taken_for_itself
+    a_copy_with_orphans_that_never_comes_back
     a_deleted_copy_keeps_its_promise
     a_failed_precondition_is_an_outcome
     a_failover_cuts_off_a_tail
+    a_failover_while_orphans_go_back
     a_full_copy_is_interrupted_and_resumed
+    a_promoted_copy_submits_its_own_orphans
     a_rebuilt_copy_keeps_its_orphans
     a_repeated_request_gets_the_first_answer
     a_restarted_primary_never_numbers_on
@@ -44,11 +48,19 @@ stories! {
     a_session_read_waits_for_its_token
     a_session_that_saw_a_cut_off_tail_hears_forked
     a_write_streams_and_is_acknowledged
+    an_old_value_again_is_not_the_same_write
+    an_orphan_that_failed_comes_back_as_its_outcome
+    an_orphan_that_read_what_changed_is_a_conflict
+    an_orphan_that_the_client_repeated
+    an_orphan_whose_object_changed_is_a_conflict
     an_undo_survives_a_crash
+    orphans_are_applied_where_nothing_changed
     reads_see_the_disk_and_conditions_see_the_newest
     the_log_is_trimmed_by_age
     the_log_is_trimmed_by_need_and_size
     what_waits_at_a_copy_that_goes_is_sent_elsewhere
+    the_request_id_alone_does_not_tell_the_last_writer
+    two_old_primaries_with_different_tails
     without_a_lease_a_primary_answers_nothing
 }
 

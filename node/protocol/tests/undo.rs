@@ -109,6 +109,7 @@ fn record(request: Request, pair: Pair, evaluated: Evaluated) -> Record {
             preconditions: request.preconditions,
             outcome: evaluated.outcome,
             changes: evaluated.changes,
+            earlier: Vec::new(),
         })),
     };
     let (decoded, _) = Record::decode(&record.encode().bytes).unwrap();

@@ -59,7 +59,10 @@ impl Recorded {
 
 /// The id of a record that a client's request made.
 pub fn request_of(record: &LogRecord) -> Option<RequestId> {
-    let made = matches!(record.kind(), Kind::Request | Kind::Conflict);
+    let made = matches!(
+        record.kind(),
+        Kind::Request | Kind::Conflict | Kind::RecordedAgain
+    );
     let WireRequestId {
         client_id,
         sequence,
@@ -68,4 +71,9 @@ pub fn request_of(record: &LogRecord) -> Option<RequestId> {
         client: ClientId::from_slice(client_id)?,
         sequence: Sequence(*sequence),
     })
+}
+
+/// Whether the record only keeps what a failover cut off, and changes nothing that a client could read.
+pub fn is_conflict(record: &LogRecord) -> bool {
+    record.kind() == Kind::Conflict
 }

@@ -293,6 +293,7 @@ pub fn kind_text(kind: v1::log_record::Kind) -> &'static str {
         Kind::EpochStart => "epoch_start",
         Kind::Expiry => "expiry",
         Kind::Conflict => "conflict",
+        Kind::RecordedAgain => "recorded_again",
     }
 }
 

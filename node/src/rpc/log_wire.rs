@@ -5,7 +5,7 @@ use bytes::Bytes;
 use understudy_proto::v1;
 use understudy_protocol::change::{Change, ComponentChange, ObjectChange};
 use understudy_protocol::object::Value;
-use understudy_protocol::record::{Body, EncodedRecord, Record};
+use understudy_protocol::record::{Body, EncodedRecord, Record, RequestBody};
 use understudy_protocol::request::{Op, Precondition};
 use understudy_protocol::store::StoreError;
 
@@ -25,16 +25,33 @@ pub(super) fn log_record(encoded: &EncodedRecord) -> Result<v1::LogRecord, Store
     match record.body {
         Body::EpochStart => out.set_kind(v1::log_record::Kind::EpochStart),
         Body::Request(body) => {
-            out.set_kind(v1::log_record::Kind::Request);
-            let keys: Vec<Bytes> = body.ops.iter().map(|op| op.key().clone()).collect();
-            out.request_id = Some(request_id(body.id));
-            out.changes = body.changes.iter().map(object_change).collect();
-            out.outcome = Some(outcome(body.outcome, &keys));
-            out.ops = body.ops.into_iter().map(op).collect();
-            out.preconditions = body.preconditions.into_iter().map(precondition).collect();
+            out.set_kind(match body.earlier.is_empty() {
+                true => v1::log_record::Kind::Request,
+                false => v1::log_record::Kind::RecordedAgain,
+            });
+            request(*body, &mut out);
+        }
+        Body::Conflict(body) => {
+            out.set_kind(v1::log_record::Kind::Conflict);
+            out.conflict_reason = body.conflict.reason.as_str().to_string();
+            let cut_off = body.conflict.cut_off;
+            if let Body::Request(body) = cut_off.body {
+                request(*body, &mut out);
+            }
+            out.earlier.push(pair(cut_off.pair));
         }
     }
     Ok(out)
+}
+
+fn request(body: RequestBody, out: &mut v1::LogRecord) {
+    let keys: Vec<Bytes> = body.ops.iter().map(|op| op.key().clone()).collect();
+    out.request_id = Some(request_id(body.id));
+    out.changes = body.changes.iter().map(object_change).collect();
+    out.outcome = Some(outcome(body.outcome, &keys));
+    out.ops = body.ops.into_iter().map(op).collect();
+    out.preconditions = body.preconditions.into_iter().map(precondition).collect();
+    out.earlier = body.earlier.into_iter().map(pair).collect();
 }
 
 pub(super) fn object_change(change: &ObjectChange) -> v1::ObjectChange {

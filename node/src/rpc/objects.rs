@@ -165,7 +165,7 @@ impl ObjectsServer {
             pair: Some(wire::pair(answer.pair)),
             shard: shard.0,
             duplicate: answer.duplicate,
-            conflict: false,
+            conflict: answer.conflict,
             copies_durable: answer.copies_durable,
             level: level as i32,
             primary_node: self.node.me.node.0,

@@ -1,14 +1,17 @@
 //! Messages between copies, to and from the wire. Bytes of another build are malformed, never guessed at.
 
+use bytes::Bytes;
 use understudy_proto::{CopyId, Epoch, Pair, ShardId, v1};
 use understudy_protocol::codec::Malformed;
+use understudy_protocol::conflict::ConflictReason;
 use understudy_protocol::object::Object;
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::shard::message::{
-    Ack, Branch, BranchMode, CopyChunk, Echo, Message, Pulse, Records, Reject, Subscribe,
+    Ack, Branch, BranchMode, CopyChunk, Echo, Fate, FateKind, Message, Pulse, Records, Reject,
+    Submit, Submitted, Subscribe,
 };
-use understudy_protocol::store::CopyProgress;
+use understudy_protocol::store::{CopyProgress, Orphan};
 use understudy_protocol::time::Instant;
 
 use super::wire::{pair, request_id, to_pair, to_request_id};
@@ -69,6 +72,15 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             }),
         }),
         Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
+        Message::Submit(m) => Kind::Submit(v1::Submit {
+            epoch: m.epoch.0,
+            orphans: m.orphans.iter().map(Orphan::encode).collect(),
+        }),
+        Message::Submitted(m) => Kind::Submitted(v1::Submitted {
+            epoch: m.epoch.0,
+            fates: m.fates.into_iter().map(encode_fate).collect(),
+            everywhere: Some(pair(m.everywhere)),
+        }),
     };
     v1::PeerMessage {
         shard: shard.0,
@@ -163,8 +175,62 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
         Kind::Reject(m) => Message::Reject(Reject {
             epoch: Epoch(m.epoch),
         }),
+        Kind::Submit(m) => {
+            let received = |bytes: &Bytes| Orphan::received(ShardId(message.shard), bytes);
+            Message::Submit(Submit {
+                epoch: Epoch(m.epoch),
+                copy: from,
+                orphans: m.orphans.iter().map(received).collect::<Result<_, _>>()?,
+            })
+        }
+        Kind::Submitted(m) => Message::Submitted(Submitted {
+            epoch: Epoch(m.epoch),
+            fates: m
+                .fates
+                .into_iter()
+                .map(decode_fate)
+                .collect::<Result<_, _>>()?,
+            everywhere: to_pair(m.everywhere),
+        }),
     };
     Ok((ShardId(message.shard), message_of))
+}
+
+fn encode_fate(fate: Fate) -> v1::submitted::Fate {
+    use v1::submitted::fate::Kind;
+    let kind = match fate.kind {
+        FateKind::Stands => Kind::Stands,
+        FateKind::Applied => Kind::Applied,
+        FateKind::OutcomeOnly => Kind::OutcomeOnly,
+        FateKind::Conflict(ConflictReason::ObjectChanged) => Kind::ConflictObjectChanged,
+        FateKind::Conflict(ConflictReason::OutcomeConflict) => Kind::ConflictOutcome,
+        FateKind::Conflict(ConflictReason::MayHaveRun) => Kind::ConflictMayHaveRun,
+        FateKind::Conflict(ConflictReason::CannotBeTold) => Kind::ConflictCannotBeTold,
+    };
+    v1::submitted::Fate {
+        pair: Some(pair(fate.pair)),
+        kind: kind as i32,
+        stands: Some(pair(fate.stands)),
+    }
+}
+
+fn decode_fate(m: v1::submitted::Fate) -> Result<Fate, Malformed> {
+    use v1::submitted::fate::Kind;
+    let kind = match m.kind() {
+        Kind::Stands => FateKind::Stands,
+        Kind::Applied => FateKind::Applied,
+        Kind::OutcomeOnly => FateKind::OutcomeOnly,
+        Kind::ConflictObjectChanged => FateKind::Conflict(ConflictReason::ObjectChanged),
+        Kind::ConflictOutcome => FateKind::Conflict(ConflictReason::OutcomeConflict),
+        Kind::ConflictMayHaveRun => FateKind::Conflict(ConflictReason::MayHaveRun),
+        Kind::ConflictCannotBeTold => FateKind::Conflict(ConflictReason::CannotBeTold),
+        Kind::Unspecified => return Err(Malformed("fate of an orphan")),
+    };
+    Ok(Fate {
+        pair: to_pair(m.pair),
+        kind,
+        stands: to_pair(m.stands),
+    })
 }
 
 fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {

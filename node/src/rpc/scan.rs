@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{SCAN_PAGE_BYTES_MAX, SCAN_PAGE_OBJECTS_MAX};
 use understudy_proto::{Pair, ShardId, v1};
+use understudy_protocol::conflict::RESERVED_PREFIX;
 use understudy_protocol::shard::{ReadLevel, branch};
 use understudy_protocol::tables::Namespace;
 use understudy_protocol::time::Duration as Length;
@@ -128,7 +129,11 @@ async fn here(
     let range = ObjectRange {
         prefix: asked.prefix.clone(),
         start: asked.start.clone(),
-        end: (!asked.end.is_empty()).then(|| asked.end.clone()),
+        // What the protocol keeps for itself stands at the end of the keys.
+        end: Some(match asked.end.is_empty() {
+            true => Bytes::from_static(RESERVED_PREFIX),
+            false => asked.end.clone().min(Bytes::from_static(RESERVED_PREFIX)),
+        }),
     };
     let after = (!asked.page_token.is_empty()).then(|| asked.page_token.clone());
     let database = server.node.database.clone();

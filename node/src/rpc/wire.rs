@@ -11,6 +11,7 @@ use understudy_proto::limits::{
 };
 use understudy_proto::shard_of_key::shard_index;
 use understudy_proto::{ClientId, Epoch, Pair, RequestId, Sequence, Version, v1};
+use understudy_protocol::conflict::is_reserved;
 use understudy_protocol::object::{Object, Value};
 use understudy_protocol::request::{FailedOp, Op, OpResult, Outcome, Precondition};
 
@@ -63,6 +64,12 @@ pub fn deadline_ms(asked: u32) -> u64 {
 pub fn check_key(field: &str, key: &[u8]) -> Result<(), Failure> {
     if key.is_empty() {
         return Err(Failure::field(field, "a key has at least one byte"));
+    }
+    if is_reserved(key) {
+        return Err(Failure::field(
+            field,
+            "keys that begin with two bytes ff are reserved",
+        ));
     }
     check_size(field, key.len(), KEY_BYTES_MAX)
 }

@@ -357,6 +357,15 @@ impl Stored for Database {
             },
         )
     }
+
+    fn orphans(
+        &self,
+        shard: ShardId,
+        after: Option<Pair>,
+        bytes_max: usize,
+    ) -> Result<Page<Orphan>, StoreError> {
+        Database::orphans(self, shard, after, bytes_max)
+    }
 }
 
 fn read_object(key: &[u8], value: &[u8]) -> Result<(usize, (Bytes, Object)), StoreError> {

@@ -61,6 +61,7 @@ fn put(shard: ShardId, version: u64) -> Vec<StoreChange> {
                 before: None,
                 components: vec![change],
             }],
+            earlier: vec![],
         })),
     };
     let generation = 0;

@@ -3,7 +3,7 @@
 //! Nothing is forgotten when a copy trims, undoes or loses it: what a copy should hold can be told from the tree alone.
 
 use super::Violation;
-use crate::record::{EncodedRecord, Record};
+use crate::record::{Body, EncodedRecord, Record};
 use std::collections::BTreeMap;
 use understudy_proto::{Pair, ShardId};
 
@@ -17,6 +17,8 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Branches {
     records: BTreeMap<(ShardId, Pair), Known>,
+    again: usize,
+    conflicts: usize,
 }
 
 impl Branches {
@@ -37,9 +39,19 @@ impl Branches {
             let what = format!("shard {shard} {}: the record is another's", encoded.pair);
             return Err(Violation::new("I4", what));
         }
+        match &record.body {
+            Body::Request(body) if !body.earlier.is_empty() => self.again += 1,
+            Body::Conflict(_) => self.conflicts += 1,
+            _ => {}
+        }
         let encoded = encoded.clone();
         self.records.insert(key, Known { record, encoded });
         Ok(true)
+    }
+
+    /// Records that were recorded again, and conflicts.
+    pub fn reconciled(&self) -> (usize, usize) {
+        (self.again, self.conflicts)
     }
 
     /// All pairs from the first record to `end`, or the pair at which the tree has a hole.

@@ -17,6 +17,7 @@ mod i8_once;
 mod i9_session;
 
 mod branches;
+mod reconciled;
 mod shadow;
 
 pub use branches::Branches;
@@ -66,6 +67,8 @@ pub struct Row {
     pub primary: Option<ProcessId>,
     /// The stores that an open cut lists.
     pub listed: BTreeSet<CopyId>,
+    /// Copies that are complete.
+    pub secondaries: BTreeSet<CopyId>,
 }
 
 /// All checks and what they remember.
@@ -78,6 +81,7 @@ pub struct Invariants {
     acknowledged: i7_acknowledged::Acknowledged,
     seals: i14_most_advanced::Seals,
     acknowledgements: i9_session::Acknowledgements,
+    reconciled: reconciled::Reconciled,
 }
 
 impl Invariants {
@@ -96,14 +100,43 @@ impl Invariants {
         let shard = batch.shard;
         let shadow = self.copies.entry((shard, copy)).or_default();
         let before = shadow.position();
+        let follows = shadow
+            .meta
+            .as_ref()
+            .map_or(Epoch::ZERO, |meta| meta.promise);
         let touched = shadow.follow(copy, batch, &mut self.branches, stored)?;
         i12_position::went_back_only_by_undo(copy, shard, before, shadow.position(), &touched)?;
         i5_fold::touched_objects(copy, shard, shadow, &touched, stored)?;
         i8_once::touched_entries(copy, shard, shadow, &touched, stored)?;
+        for orphan in &touched.orphans_gone {
+            self.reconciled.went_in_time(
+                copy,
+                shard,
+                follows,
+                *orphan,
+                &self.branches,
+                &self.copies,
+            )?;
+        }
         if touched.removed {
             self.check_acknowledged(shard)?;
         }
         Ok(())
+    }
+
+    /// A copy submits orphans to the primary of an epoch.
+    pub fn on_submit(
+        &mut self,
+        copy: CopyId,
+        shard: ShardId,
+        epoch: Epoch,
+        pairs: &[Pair],
+    ) -> Checked {
+        let orphans = self
+            .copies
+            .get(&(shard, copy))
+            .map(|shadow| &shadow.orphans);
+        self.reconciled.in_order(copy, shard, epoch, pairs, orphans)
     }
 
     /// A process started and opened its copy: it stands where its disk stands.
@@ -149,7 +182,7 @@ impl Invariants {
         self.acknowledged.add(shard, answer.pair, request.id);
         let row = self.rows.entry(shard).or_default();
         self.acknowledged
-            .one_is_kept(shard, answer.pair, row, &self.copies)
+            .one_is_kept(shard, answer.pair, row, &self.copies, &self.branches)
     }
 
     /// The process answered a read: with what is durable there, and with a token that it has reached.
@@ -194,6 +227,7 @@ impl Invariants {
     pub fn on_row(&mut self, shard: ShardId, row: Row) -> Checked {
         let old = self.rows.get(&shard);
         self.primaries.row_changed(shard, old, &row)?;
+        self.reconciled.row_changed(shard, &row);
         self.rows.insert(shard, row);
         self.check_acknowledged(shard)
     }
@@ -241,7 +275,8 @@ impl Invariants {
     /// Every acknowledged write of the shard is somewhere.
     pub fn check_acknowledged(&mut self, shard: ShardId) -> Checked {
         let row = self.rows.entry(shard).or_default();
-        self.acknowledged.all_are_kept(shard, row, &self.copies)
+        self.acknowledged
+            .all_are_kept(shard, row, &self.copies, &self.branches)
     }
 
     /// Where the copy's disk stands.
@@ -253,6 +288,11 @@ impl Invariants {
     /// How many acknowledged writes were seen.
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.count()
+    }
+
+    /// How many records were applied again, and how many conflicts were logged, on any branch.
+    pub fn reconciled(&self) -> (usize, usize) {
+        self.branches.reconciled()
     }
 
     /// How many records are in orphan logs.

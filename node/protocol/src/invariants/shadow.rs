@@ -38,6 +38,8 @@ pub(super) struct Touched {
     pub dropped: bool,
     /// A record may have gone from the places where it was.
     pub removed: bool,
+    /// Orphans that left the orphan log.
+    pub orphans_gone: Vec<Pair>,
 }
 
 impl CopyShadow {
@@ -112,6 +114,7 @@ impl CopyShadow {
                 }
                 StoreChange::DropOrphan { pair } => {
                     self.orphans.remove(pair);
+                    touched.orphans_gone.push(*pair);
                     touched.removed = true;
                 }
                 StoreChange::DropCopy => {
@@ -136,7 +139,8 @@ impl CopyShadow {
     ) -> Result<(), Violation> {
         let known = branches.get(shard, encoded.pair).expect("just learned");
         i3_versions::follows(copy, shard, self.position(), &known.record)?;
-        i8_once::not_in_the_log_yet(copy, shard, self, &known.record)?;
+        i8_once::takes_effect_once(copy, shard, self, &known.record)?;
+        i8_once::recorded_again_as_it_was(copy, shard, &known.record, branches)?;
         self.push(&known.record);
         touched
             .keys
@@ -185,11 +189,12 @@ impl CopyShadow {
                 None => self.objects.remove(&key),
             };
         }
-        if let Some(id) = branches
-            .get(shard, pair)
-            .and_then(|k| k.record.request_id())
-        {
-            self.dedup.remove(&id);
+        let record = branches.get(shard, pair).map(|known| &known.record);
+        if let Some((record, id)) = record.and_then(|r| Some((r, r.request_id()?))) {
+            match record.replaced_dedup() {
+                None => self.dedup.remove(&id),
+                Some(replaced) => self.dedup.insert(id, replaced.clone()),
+            };
             touched.ids.insert(id);
         }
         touched.undone.push(pair);

@@ -4,10 +4,11 @@
 //! A stream is a subscription of a copy at its primary, by a number that the copy draws anew each time. Messages may be
 //! lost, repeated and reordered: each can be recognised as stale, and whoever waits asks again.
 
+use crate::conflict::ConflictReason;
 use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
-use crate::store::CopyProgress;
+use crate::store::{CopyProgress, Orphan};
 use crate::time::Instant;
 use bytes::Bytes;
 use understudy_proto::{CopyId, Epoch, Pair, RequestId};
@@ -22,6 +23,8 @@ pub enum Message {
     CopyChunk(CopyChunk),
     Pulse(Pulse),
     Reject(Reject),
+    Submit(Submit),
+    Submitted(Submitted),
 }
 
 /// From a copy to its primary: send me what comes after my position.
@@ -126,6 +129,47 @@ pub struct Reject {
     pub epoch: Epoch,
 }
 
+/// From a copy to its primary: orphans to judge, in the order of their pairs. With none it asks how far those that were
+/// judged are durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Submit {
+    pub epoch: Epoch,
+    pub copy: CopyId,
+    pub orphans: Vec<Orphan>,
+}
+
+/// From a primary: what became of the orphans that were submitted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Submitted {
+    pub epoch: Epoch,
+    /// One for each orphan of the message, in its order.
+    pub fates: Vec<Fate>,
+    /// Up to here the primary's log is durable there and at every secondary that is not joining.
+    pub everywhere: Pair,
+}
+
+/// What became of an orphan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fate {
+    /// The orphan.
+    pub pair: Pair,
+    pub kind: FateKind,
+    /// Where its request stands now.
+    pub stands: Pair,
+}
+
+/// How an orphan was judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FateKind {
+    /// It was there already, under its own or its request's pair.
+    Stands,
+    /// Recorded again with its changes.
+    Applied,
+    /// Recorded again as the failed outcome that it is.
+    OutcomeOnly,
+    Conflict(ConflictReason),
+}
+
 impl Message {
     pub fn epoch(&self) -> Epoch {
         match self {
@@ -136,6 +180,8 @@ impl Message {
             Message::CopyChunk(message) => message.epoch,
             Message::Pulse(message) => message.epoch,
             Message::Reject(message) => message.epoch,
+            Message::Submit(message) => message.epoch,
+            Message::Submitted(message) => message.epoch,
         }
     }
 }

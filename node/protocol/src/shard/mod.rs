@@ -1,8 +1,9 @@
 //! One copy of one shard: as primary it numbers, logs and streams records, as secondary it follows.
 //!
 //! `replica` has the state and the entry, one function per stimulus; `primary` what a primary does, `streams` how it feeds
-//! its copies; `secondary` following, `undo` giving back a tail that a failover cut off, `rebuild` the full copy; `reads`
-//! what waits at any copy until it is fresh enough, `age` how fresh it is.
+//! its copies; `secondary` following, `undo` taking back a tail that a failover cut off, `submit` giving it to the new primary,
+//! `reconcile` what that makes of it, `rebuild` the full copy; `reads` what waits at any copy until it is fresh enough,
+//! `age` how fresh it is.
 
 mod age;
 pub mod branch;
@@ -11,10 +12,12 @@ mod overlay;
 mod primary;
 mod reads;
 mod rebuild;
+mod reconcile;
 pub mod replica;
 mod secondary;
 mod side;
 mod streams;
+mod submit;
 mod trim;
 mod undo;
 

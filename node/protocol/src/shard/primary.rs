@@ -5,8 +5,10 @@
 
 use super::replica::{Replica, Role, storage_failure};
 use super::streams::Streams;
+use super::submit::Submission;
 use super::trim::Retention;
 use crate::change::ObjectChange;
+use crate::conflict::conflict_key;
 use crate::effect::{Answer, Caller, Context, Effect, HandOver, SealedCopy};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::mutant::Mutant;
@@ -17,7 +19,7 @@ use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{PENDING_RECORDS_MAX, RECORD_BYTES_MAX, SHARD_MAILBOX_MAX};
-use understudy_proto::{Epoch, Pair};
+use understudy_proto::{Epoch, Pair, RequestId};
 
 /// How late an answer at the deadline may come.
 const SWEEP_EVERY: Duration = Duration::from_millis(50);
@@ -47,6 +49,10 @@ pub(super) struct Primary {
     pub retention: Retention,
     hand_over: Option<HandingOver>,
     next_sweep: Instant,
+    /// What a failover cut off while this copy followed another one, on its way back.
+    pub own: Submission,
+    /// The last batch that this came to.
+    pub own_batch: u64,
 }
 
 /// One answer that is ready but for its conditions.
@@ -126,7 +132,13 @@ impl Replica {
         self.role = Role::Primary(Box::new(primary));
     }
 
-    fn form(&self, context: &Context<'_>, epoch: Epoch, version: u64, body: Body) -> Record {
+    pub(super) fn form(
+        &self,
+        context: &Context<'_>,
+        epoch: Epoch,
+        version: u64,
+        body: Body,
+    ) -> Record {
         Record {
             shard: self.shard,
             pair: Pair {
@@ -179,10 +191,7 @@ impl Replica {
                 });
                 Err(error)
             }
-            Ok(Some((batch, entry))) => {
-                self.answer_duplicate(context, write, batch, entry, out);
-                Ok(())
-            }
+            Ok(Some((batch, entry))) => self.answer_duplicate(context, write, batch, entry, out),
             Ok(None) => self.run(context, write, out),
         }
     }
@@ -213,7 +222,7 @@ impl Replica {
         batch: u64,
         entry: DedupEntry,
         out: &mut Vec<Effect>,
-    ) {
+    ) -> Result<(), StoreError> {
         if entry.fingerprint != write.request.fingerprint {
             let failure = Failure::no(
                 Reason::RequestIdReused,
@@ -224,15 +233,38 @@ impl Replica {
                 caller: write.caller,
                 answer: Err(failure),
             });
-            return;
+            return Ok(());
         }
+        let conflict = self.has_open_conflict(context, write.request.id, &entry)?;
         let answer = Answer {
             outcome: entry.outcome,
             pair: entry.pair,
             duplicate: true,
             copies_durable: 0,
+            conflict,
         };
         self.await_answer(context, write, batch, answer, out);
+        Ok(())
+    }
+
+    /// Whether a conflict about the request is still there: its resolution takes it away.
+    fn has_open_conflict(
+        &self,
+        context: &Context<'_>,
+        id: RequestId,
+        entry: &DedupEntry,
+    ) -> Result<bool, StoreError> {
+        for cut_off in &entry.conflicts {
+            let key = conflict_key(id, *cut_off);
+            if self
+                .live
+                .newest(self.shard, context.stored, &key)?
+                .is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Runs a new request: evaluate, form the record, make everything durable in one batch.
@@ -253,6 +285,28 @@ impl Replica {
             live.newest(shard, context.stored, key)
         })?;
         let (record, written) = self.record_of(context, &write.request, pair, evaluated);
+        let batch = self.append(context, &record, written, out)?;
+        let (_, DedupEntry { outcome, .. }) = record.dedup().expect("a request has a dedup entry");
+        let answer = Answer {
+            outcome,
+            pair,
+            duplicate: false,
+            copies_durable: 0,
+            conflict: false,
+        };
+        self.await_answer(context, write, batch, answer, out);
+        Ok(())
+    }
+
+    /// Makes a record, its dedup entry and what it wrote durable in one batch, and has it streamed. The batch's number.
+    pub(super) fn append(
+        &mut self,
+        context: &Context<'_>,
+        record: &Record,
+        written: Vec<(bytes::Bytes, Option<crate::object::Object>)>,
+        out: &mut Vec<Effect>,
+    ) -> Result<u64, StoreError> {
+        let shard = self.shard;
         let encoded = record.encode();
         let batch = self.next_batch();
         let mut changes = Vec::with_capacity(2 + written.len());
@@ -272,8 +326,7 @@ impl Replica {
                 object,
             });
         }
-        let (id, entry) = record.dedup().expect("a request has a dedup entry");
-        let outcome = entry.outcome.clone();
+        let (id, entry) = record.dedup().expect("only an epoch start has none");
         if !Mutant::ForgetDedupEntry.on() {
             self.live.overlay.put_dedup(batch, id, Some(entry.clone()));
             changes.push(StoreChange::PutDedup {
@@ -291,14 +344,7 @@ impl Replica {
             .retention
             .note(encoded.pair, encoded.bytes.len(), context.wall_ms);
         primary.streams.push(encoded);
-        let answer = Answer {
-            outcome,
-            pair,
-            duplicate: false,
-            copies_durable: 0,
-        };
-        self.await_answer(context, write, batch, answer, out);
-        Ok(())
+        Ok(batch)
     }
 
     /// The record, unless it would be too large: then one that says so and changes nothing.
@@ -317,6 +363,7 @@ impl Replica {
                 preconditions: request.preconditions.clone(),
                 outcome,
                 changes,
+                earlier: Vec::new(),
             };
             self.form(
                 context,
@@ -437,6 +484,7 @@ impl Replica {
         }
         self.answer_durable(context, out);
         self.feed(context, out)?;
+        self.reconcile_own(context, out)?;
         self.advance_hand_over(context, out)
     }
 
@@ -461,6 +509,7 @@ impl Replica {
         self.expire(context, out);
         self.advance_hand_over(context, out)?;
         if let Role::Primary(_) = self.role {
+            self.reconcile_own(context, out)?;
             self.pulse(context, out);
             self.trim(context, out)?;
         }
@@ -602,7 +651,14 @@ impl Primary {
             retention: Retention::new(position, context.wall_ms),
             hand_over: None,
             next_sweep: context.now,
+            own: Submission::default(),
+            own_batch: 0,
         }
+    }
+
+    /// New requests are held until another copy has everything.
+    pub fn hands_over(&self) -> bool {
+        self.hand_over.is_some()
     }
 }
 

@@ -6,6 +6,7 @@
 use super::message::{Ack, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe};
 use super::replica::{Replica, Role};
 use super::side::Side;
+use super::submit::Submission;
 use crate::effect::{Context, Effect};
 use crate::mutant::Mutant;
 use crate::record::{EncodedRecord, Record};
@@ -26,6 +27,7 @@ pub(super) struct Secondary {
     pub stream: u64,
     /// When something last came forward: a subscription sent, records or a chunk taken.
     pub progress: Instant,
+    pub submission: Submission,
 }
 
 /// What a copy that follows waits for.
@@ -69,6 +71,7 @@ impl Replica {
             phase: Phase::Subscribing,
             stream: self.streams,
             progress: context.now,
+            submission: Submission::default(),
         });
         self.subscribe(context, out);
         Ok(())
@@ -146,6 +149,12 @@ impl Replica {
             {
                 self.on_chunk(context, chunk, out)
             }
+            (Message::Submit(submit), Role::Primary(_)) => {
+                self.on_submit(context, from, submit, out)
+            }
+            (Message::Submitted(submitted), Role::Secondary(s)) if s.epoch == submitted.epoch => {
+                self.on_submitted(context, &submitted, out)
+            }
             (Message::Pulse(pulse), Role::Secondary(s)) if s.epoch == pulse.epoch => {
                 self.on_pulse(context, pulse, out)
             }
@@ -179,7 +188,10 @@ impl Replica {
         }
         let to = branch.cut.max(self.meta.live.base);
         let then_rebuild = branch.mode == BranchMode::Rebuild || to > branch.cut;
-        self.secondary_mut().phase = Phase::Undoing { to, then_rebuild };
+        let secondary = self.secondary_mut();
+        secondary.phase = Phase::Undoing { to, then_rebuild };
+        // What is undone now comes into the orphan log behind what was read of it.
+        secondary.submission = Submission::default();
         self.go_on_undoing(context, out)
     }
 
@@ -350,6 +362,7 @@ impl Replica {
                 Ok(())
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
+            Phase::Streaming => self.submit_when_due(context, out),
             _ => Ok(()),
         }
     }

@@ -99,6 +99,13 @@ impl Streams {
             .map(|s| if s.copying { s.sent } else { s.acknowledged })
     }
 
+    /// A record among the newest ones.
+    pub fn in_tail(&self, pair: Pair) -> Option<&EncodedRecord> {
+        let first = self.tail.front()?.pair.version.0;
+        let at = pair.version.0.checked_sub(first)? as usize;
+        self.tail.get(at).filter(|record| record.pair == pair)
+    }
+
     /// Keeps what is not durable, and a little of what is.
     fn shorten(&mut self, durable: Pair) {
         while self.tail_bytes > TAIL_BYTES_MAX

@@ -99,12 +99,13 @@ impl Replica {
                 object: before,
             });
         }
-        if let Some(id) = record.request_id() {
-            self.live.overlay.put_dedup(batch, id, None);
+        if let Some(id) = record.request_id().filter(|_| !Mutant::UndoKeepsDedup.on()) {
+            let entry = record.replaced_dedup().cloned();
+            self.live.overlay.put_dedup(batch, id, entry.clone());
             changes.push(StoreChange::PutDedup {
                 generation,
                 id,
-                entry: None,
+                entry,
             });
         }
         self.live.position = record.previous;
@@ -128,15 +129,30 @@ impl Replica {
                 version,
             });
         } else {
+            let known = self.is_orphan(context, record.pair)?;
             let epoch_starts = self.meta.live.epoch_starts.clone();
             changes.push(StoreChange::MoveToOrphans {
                 generation,
                 record: encoded,
                 epoch_starts,
             });
-            self.orphans += 1;
+            self.orphans += u64::from(!known);
         }
         self.persist(changes, out);
         Ok(())
+    }
+
+    /// Whether the orphan log holds the record: it was cut off before, came back with another branch, and was not dropped yet.
+    fn is_orphan(&self, context: &Context<'_>, pair: Pair) -> Result<bool, StoreError> {
+        if self.orphans == 0 {
+            return Ok(false);
+        }
+        let before = Pair {
+            epoch: pair.epoch,
+            version: (pair.version.0 - 1).into(),
+        };
+        let page = context.stored.orphans(self.shard, Some(before), 1)?;
+        let first = page.items.first();
+        Ok(first.is_some_and(|orphan| orphan.record.pair == pair))
     }
 }

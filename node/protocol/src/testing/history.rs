@@ -91,6 +91,7 @@ impl History {
             preconditions: request.preconditions,
             outcome: evaluated.outcome,
             changes: evaluated.changes,
+            earlier: Vec::new(),
         }));
         let (record, append) = self.log(pair, body);
         let (id, entry) = record.dedup().expect("it is a request");

@@ -370,6 +370,15 @@ impl Stored for MemoryStore {
             Ok((DEDUP_ID_BYTES + bytes.len(), (*id, entry)))
         })
     }
+
+    fn orphans(
+        &self,
+        shard: ShardId,
+        after: Option<Pair>,
+        bytes_max: usize,
+    ) -> Result<Page<Orphan>, StoreError> {
+        MemoryStore::orphans(self, shard, after, bytes_max)
+    }
 }
 
 /// What an id counts for in a page: client (16) and sequence (8), as in the real store's key.

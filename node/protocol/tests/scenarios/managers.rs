@@ -56,6 +56,7 @@ impl World {
             epoch,
             primary,
             listed: self.copies_of(&listed(&cuts))?.into_iter().collect(),
+            secondaries: assignment.secondaries.iter().copied().collect(),
         };
         let changed = self.invariants.on_row(SHARD, row);
         self.check(changed);

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use understudy_proto::failure::Failure;
 use understudy_proto::{NodeId, Pair, RequestId};
+use understudy_protocol::conflict::{Conflict, is_reserved};
 use understudy_protocol::effect::{Answer, Ask, SealedCopy};
 use understudy_protocol::object::{Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record};
 use understudy_protocol::request::{FailedOp, Op, OpResult, Outcome, Precondition};
-use understudy_protocol::shard::message::{BranchMode, Message};
+use understudy_protocol::shard::message::{BranchMode, FateKind, Message};
 use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
 
 pub fn list<T>(
@@ -186,6 +187,25 @@ pub fn message(message: &Message) -> String {
             m.position, m.base
         ),
         Message::Reject(_) => format!("reject (epoch {epoch})"),
+        Message::Submit(m) => {
+            let sent = list(&m.orphans, " ", |orphan| orphan.record.pair.to_string());
+            match sent.is_empty() {
+                true => format!("submit nothing more (epoch {epoch})"),
+                false => format!("submit {sent} (epoch {epoch})"),
+            }
+        }
+        Message::Submitted(m) => {
+            let fates = list(&m.fates, "", |fate| {
+                let how = match fate.kind {
+                    FateKind::Stands => "stands at".to_string(),
+                    FateKind::Applied => "applied at".to_string(),
+                    FateKind::OutcomeOnly => "its outcome at".to_string(),
+                    FateKind::Conflict(reason) => format!("conflict ({}) at", reason.as_str()),
+                };
+                format!("{} {how} {}, ", fate.pair, fate.stands)
+            });
+            format!("{fates}everywhere up to {} (epoch {epoch})", m.everywhere)
+        }
     }
 }
 
@@ -203,7 +223,12 @@ pub fn answer(answer: &Result<Answer, Failure>) -> String {
                 1 => ", also at 1 secondary".to_string(),
                 copies => format!(", also at {copies} secondaries"),
             };
-            format!("{} at {}{duplicate}{copies}", outcome(&a.outcome), a.pair)
+            let conflict = if a.conflict { ", a conflict" } else { "" };
+            format!(
+                "{} at {}{duplicate}{conflict}{copies}",
+                outcome(&a.outcome),
+                a.pair
+            )
         }
         Err(failure) => failed(failure),
     }
@@ -264,10 +289,32 @@ pub fn record(record: &EncodedRecord) -> String {
             });
             let ops = list(&body.ops, "; ", op);
             let id = request_id(body.id);
+            let again = match &body.earlier[..] {
+                [] => String::new(),
+                earlier => format!(" again (before {})", pairs(earlier)),
+            };
             format!(
-                "{} {id} [{conditions}{ops}] {}",
+                "{} {id}{again} [{conditions}{ops}] {}",
                 record.pair,
                 outcome(&body.outcome)
+            )
+        }
+        Body::Conflict(body) => {
+            let request = body.conflict.request();
+            let keys = request.changes.iter().map(|change| text(&change.key));
+            let stands = keys
+                .zip(&body.conflict.stands)
+                .map(|(key, last)| match last {
+                    None => format!("{key} absent"),
+                    Some(last) => format!("{key} by {} {}", last.pair, request_id(last.request)),
+                });
+            format!(
+                "{} {} CONFLICT ({}): {} was cut off; {}",
+                record.pair,
+                request_id(body.id),
+                body.conflict.reason.as_str(),
+                body.conflict.cut_off.pair,
+                list(stands, ", ", |one| one)
             )
         }
     }
@@ -329,6 +376,16 @@ fn result(result: &OpResult) -> String {
 
 /// `x=a`, with names where an object has more than its plain value.
 pub fn object(key: &Bytes, object: Option<&Object>) -> String {
+    if is_reserved(key) {
+        return match object.map(Conflict::of_object) {
+            Some(Ok(conflict)) => {
+                let id = request_id(conflict.request().id);
+                format!("conflict {id} {}", conflict.cut_off.pair)
+            }
+            Some(Err(malformed)) => malformed.to_string(),
+            None => "the conflict absent".to_string(),
+        };
+    }
     let key = text(key);
     match object {
         None => format!("{key} absent"),

@@ -346,6 +346,12 @@ impl World {
             }
             Effect::Send { to, message } => {
                 self.say(format!("  n{node} -> n{to}: {}", trace::message(&message)));
+                if let Message::Submit(submit) = &message {
+                    let pairs: Vec<_> = submit.orphans.iter().map(|o| o.record.pair).collect();
+                    let copy = self.machine(node)?.copy();
+                    let submitted = self.invariants.on_submit(copy, SHARD, submit.epoch, &pairs);
+                    self.check(submitted);
+                }
                 self.network
                     .entry((node, to))
                     .or_default()

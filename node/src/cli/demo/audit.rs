@@ -1,14 +1,14 @@
 //! Reads everything back and holds it against what the clients were told.
 //!
 //! Read at the primaries: the request log of every shard, all objects, and the orphan logs of all nodes. `judge` is pure.
-//! An acknowledgement is accounted for when its request stands in the primary's log with the outcome that was told, or
-//! in the orphan log of a node that runs.
+//! An acknowledgement is accounted for when its request stands in the primary's log with the outcome that was told, also as
+//! a conflict, or in the orphan log of a node that runs.
 
 use super::airports::Airport;
 use super::flights::{Flight, SOLD, Ticket};
 use super::ledger::{Came, Ledger, Request};
 use super::{AIRPORTS, FLIGHTS};
-use crate::cli::read_back::{Recorded, request_of};
+use crate::cli::read_back::{Recorded, is_conflict, request_of};
 use anyhow::Context;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -32,6 +32,8 @@ pub struct Held {
     /// Seats for which the logs hold more than one sale.
     pub sales: HashMap<(String, u32), u32>,
     pub orphans: HashMap<RequestId, Vec<(Came, u64)>>,
+    /// What each request had come to where a failover cut it off, and which is a conflict in a primary's log.
+    pub conflicts: HashMap<RequestId, Vec<Came>>,
     pub seats: HashMap<(String, u32), Ticket>,
     /// The counters of the flights.
     pub counters: HashMap<String, i64>,
@@ -45,8 +47,10 @@ pub struct Missing {
     pub flight: String,
     pub seat: u32,
     pub told: &'static str,
-    /// The nodes in whose orphan logs it waits; none: it is lost.
+    /// The nodes in whose orphan logs it waits; none, and no conflict: it is lost.
     pub orphan_log_of: Vec<String>,
+    /// The shard's log keeps it as a conflict, for a person.
+    pub conflict: bool,
 }
 
 /// A seat that two clients were told is theirs.
@@ -161,6 +165,10 @@ impl Held {
         let Some((id, came)) = of_request(record) else {
             return;
         };
+        if is_conflict(record) {
+            self.conflicts.entry(id).or_default().push(came);
+            return;
+        }
         self.log.entry(id).or_default().push(came);
         if came != Came::Sold {
             return;
@@ -209,7 +217,7 @@ pub fn judge(
         .collect();
     let nowhere = missing
         .iter()
-        .filter(|missing| missing.orphan_log_of.is_empty());
+        .filter(|missing| missing.orphan_log_of.is_empty() && !missing.conflict);
     Audit {
         seats_sold: held.seats.len() as u64,
         unaccounted: nowhere.count() as u64,
@@ -251,6 +259,7 @@ fn missing(
             seat: request.seat,
             told: came.word(),
             orphan_log_of: nodes.into_iter().map(name).collect(),
+            conflict: (held.conflicts.get(&request.id)).is_some_and(|all| all.contains(&came)),
         }
     })
     .collect()

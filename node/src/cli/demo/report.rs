@@ -168,6 +168,7 @@ impl Report {
 
 pub fn missing_line(missing: &Missing) -> String {
     let place = match missing.orphan_log_of.as_slice() {
+        [] if missing.conflict => "is a conflict in the shard's log".to_string(),
         [] => "LOST: it is in no log".to_string(),
         nodes => format!("waits in the orphan log of {}", nodes.join(", ")),
     };
