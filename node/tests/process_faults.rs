@@ -126,6 +126,7 @@ async fn every_acknowledged_write_is_accounted_for_when_processes_are_killed() {
         cut_off > 0,
         "the primary that was alone acknowledged something"
     );
+    world.no_orphan_is_left().await;
     world.every_manager_counts_the_orphans().await;
     world.every_manager_moves_a_shard().await;
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
@@ -208,6 +209,19 @@ impl World {
     async fn recorded(&self) -> Recorded {
         let namespace = self.client.namespace(NAMESPACE);
         Recorded::read(&namespace, SHARDS).await.unwrap()
+    }
+
+    /// All nodes run, so whatever was cut off is given back.
+    async fn no_orphan_is_left(&self) {
+        let began = Instant::now();
+        loop {
+            let left = self.recorded().await.orphans.len();
+            if left == 0 {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{left} orphans are left");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Only the leader knows of orphans; whoever is asked tells the same.
