@@ -46,6 +46,7 @@ pub use output::{Output, Progress, Rows};
 use crate::config::{ManagerConfig, NodeConfig};
 use crate::version;
 use clap::{CommandFactory, Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A replicated state store: every update runs once, and survives the machines that it is told to survive.
@@ -140,7 +141,17 @@ pub fn main() -> ExitCode {
     };
     // A server that did not come to its end in time is not waited for a second time.
     runtime.shutdown_background();
-    ExitCode::from(status)
+    end(status)
+}
+
+/// Ends the process at once. Returning from `main` would destroy the static objects of RocksDB while threads that are not
+/// waited for may still use them, which aborts the process. What was acknowledged is on the disk.
+#[allow(unsafe_code)] // The standard library's exit runs these destructors too.
+fn end(status: u8) -> ! {
+    // Nobody is left to be told.
+    let _ = std::io::stdout().flush();
+    // SAFETY: it takes no pointer and never returns.
+    unsafe { libc::_exit(i32::from(status)) }
 }
 
 async fn run(verb: Verb) -> Ended {
