@@ -271,7 +271,7 @@ const NEIGHBOURS: &[Neighbours] = &[
     },
     Neighbours {
         folder: "node/src/cli",
-        may_use: &["admin", "config", "process"],
+        may_use: &["admin", "config", "process", "version"],
         because: "verbs go through the client, like everybody else's programs",
         except: &[
             ("node/src/cli/server.rs", "data_node", "starts this role"),
