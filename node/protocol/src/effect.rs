@@ -7,6 +7,7 @@ use crate::request::{Outcome, Request};
 use crate::shard::message::Message;
 use crate::store::{Batch, StoreError, Stored};
 use crate::time::Instant;
+use std::collections::BTreeSet;
 use understudy_proto::failure::Failure;
 use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision, ShardId};
 
@@ -50,6 +51,23 @@ pub struct Assignment {
     pub oldest_open_cut: Option<Pair>,
     /// Whether an open cut lists this copy's store.
     pub open_cut_lists_me: bool,
+    /// Of an `in_sync` shard; `None`: lazy.
+    pub in_sync: Option<InSyncSet>,
+}
+
+/// Who has to have a record before it is committed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InSyncSet {
+    /// The primary's copy is one of them.
+    pub members: BTreeSet<CopyId>,
+    /// With fewer members nothing commits.
+    pub min: u32,
+}
+
+impl InSyncSet {
+    pub fn commits(&self) -> bool {
+        self.members.len() >= self.min as usize
+    }
 }
 
 impl Assignment {
@@ -63,6 +81,7 @@ impl Assignment {
             joining: Vec::new(),
             oldest_open_cut: None,
             open_cut_lists_me: false,
+            in_sync: None,
         }
     }
 

@@ -60,6 +60,18 @@ mutants! {
     CloseCutsEarly = "close-cuts-early";
     /// A holder counts its lease from the answer, not from when it sent the heartbeat.
     CountLeaseFromAnswer = "count-lease-from-answer";
+    /// A primary commits though the in-sync set is smaller than its minimum.
+    CommitBelowMinInSync = "commit-below-min-in-sync";
+    /// What a copy holds by its own word counts as acknowledged, by the version alone, before its branch was looked at.
+    AckOfAnotherStream = "ack-of-another-stream";
+    /// A primary asks to add a copy to the in-sync set and demands its acknowledgements only when it is a member.
+    AskBeforeDemand = "ask-before-demand";
+    /// A read in an in_sync namespace sees what is not committed.
+    VisibleBeforeCommit = "visible-before-commit";
+    /// In an in_sync namespace every full copy may be promoted.
+    PromoteNotInSync = "promote-not-in-sync";
+    /// Records of earlier epochs commit without the epoch start of the new one.
+    EarlierEpochCommitsAlone = "earlier-epoch-commits-alone";
 }
 
 #[cfg(feature = "mutants")]

@@ -133,6 +133,10 @@ fn settings(
         let why = "log_bytes and log_age_ms cannot be set yet";
         return Err(Failure::no(Reason::Unimplemented, why).with("field", "policy"));
     }
+    if policy.mode() == Mode::InSync {
+        let why = "the copies do not keep in_sync namespaces yet";
+        return Err(Failure::no(Reason::Unimplemented, why).with("field", "policy.mode"));
+    }
     let or = |new: u32, old: u32| if new == 0 { old } else { new };
     Ok(NamespaceSettings {
         copies: or(policy.copies, base.copies),
@@ -475,7 +479,7 @@ fn status(tables: &Tables) -> StatusResponse {
             .map_or(0, |row| row.settings.copies as usize);
         // A copy of a store that its node no longer has is named until it is replaced, and is no copy.
         let there = |copy: &CopyId| tables.process_of(*copy).is_some();
-        entry.candidates().filter(there).count() < wanted
+        entry.full_copies().filter(there).count() < wanted
     };
     StatusResponse {
         cluster_id: tables

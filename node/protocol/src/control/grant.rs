@@ -137,7 +137,7 @@ impl Leader {
         let Some(entry) = turn.tables.shard(shard) else {
             return;
         };
-        let full = entry.candidates().any(|c| c == process.copy());
+        let full = entry.full_copies().any(|c| c == process.copy());
         if full && report.promised > entry.epoch {
             self.begin(turn, shard, report.promised, None);
         }

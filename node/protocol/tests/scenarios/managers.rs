@@ -51,6 +51,7 @@ impl World {
             joining: self.copies_of(&joining)?,
             oldest_open_cut: cuts.iter().map(|(cut, _)| *cut).min(),
             open_cut_lists_me: false,
+            in_sync: None,
         };
         let row = Row {
             epoch,
