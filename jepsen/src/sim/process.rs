@@ -12,7 +12,7 @@ use crate::dice::Dice;
 use std::collections::BTreeMap;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{
-    ClientId, Epoch, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
+    ClientId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
 };
 use understudy_protocol::control::message::{
     Claim, ExitReport, HandOver, HandOverAnswer, HandOverOutcome, HandOverRequest, HeartbeatAnswer,
@@ -21,7 +21,7 @@ use understudy_protocol::control::message::{
 use understudy_protocol::control::{Answered, NodeControl};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
-use understudy_protocol::invariants::Holder;
+use understudy_protocol::invariants::{Commit, Holder};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::{ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
@@ -518,6 +518,18 @@ impl Running {
         }
         let checked = turn.env.invariants.on_read(id, shard, answer.token);
         turn.env.check(checked);
+        if replica
+            .assignment()
+            .is_some_and(|row| row.in_sync.is_some())
+        {
+            let objects: Vec<_> = keys.iter().cloned().zip(answer.objects.clone()).collect();
+            let newest = level == ReadLevel::Primary;
+            let checked =
+                turn.env
+                    .invariants
+                    .on_committed_read(id, shard, newest, answer.token, &objects);
+            turn.env.check(checked);
+        }
         let found = answer.objects.iter().map(Option::is_some).collect();
         Ok(Done::Read {
             token: answer.token,
@@ -628,7 +640,11 @@ impl Running {
 
     /// False: there is no copy of the shard.
     fn step(&mut self, shard: ShardId, input: Input, turn: &mut Turn) -> bool {
-        let Some(before) = self.copies.get(shard).map(|copy| copy.report().serving) else {
+        let state = |copies: &Copies| {
+            let copy = copies.get(shard)?;
+            Some((copy.report().serving, copy.claim(), copy.committed()))
+        };
+        let Some((before, acted_as, committed)) = state(&self.copies) else {
             return false;
         };
         let leases = Leases(&self.control);
@@ -644,8 +660,11 @@ impl Running {
             .copies
             .get(shard)
             .and_then(|copy| copy.report().serving);
+        let now = context.now;
+        let claims = state(&self.copies).and_then(|(_, claim, _)| claim);
+        self.check_commit(shard, acted_as.or(claims), committed, turn);
         let acted = after.or(before);
-        let holds = acted.is_some_and(|epoch| self.control.holds(shard, epoch, context.now));
+        let holds = acted.is_some_and(|epoch| self.control.holds(shard, epoch, now));
         self.act = (acted, holds);
         self.give(out.notices);
         if let Some(epoch) = after {
@@ -656,6 +675,33 @@ impl Running {
             self.carry_out(shard, effect, turn);
         }
         true
+    }
+
+    /// Whether the primary of an in_sync shard moved its commit point, and rightly.
+    fn check_commit(
+        &self,
+        shard: ShardId,
+        epoch: Option<Epoch>,
+        before: Option<Pair>,
+        turn: &mut Turn,
+    ) {
+        let Some(copy) = self.copies.get(shard) else {
+            return;
+        };
+        let set = copy.assignment().and_then(|row| row.in_sync.clone());
+        if let (Some(epoch), Some(set), Some(before), Some(pair)) =
+            (epoch, set, before, copy.committed())
+            && pair != before
+        {
+            let commit = Commit {
+                copy: self.id.copy(),
+                epoch,
+                pair,
+                set,
+            };
+            let checked = turn.env.invariants.on_committed(shard, &commit);
+            turn.env.check(checked);
+        }
     }
 
     fn give(&mut self, notices: Vec<Notice>) {
@@ -675,6 +721,10 @@ impl Running {
             Effect::Reply { caller, answer } => self.reply(caller, answer, turn),
             Effect::Sealed { caller, answer } => self.on_sealed(caller, answer, turn),
             Effect::Ask(_) => unreachable!("it became a notice"),
+            Effect::Dropped { pair, request } => turn.env.note(format_args!(
+                "{} s{shard} drops {pair} ({request})",
+                self.id
+            )),
             Effect::Broken(error) => {
                 turn.env
                     .note(format_args!("{} s{shard} BROKEN {error}", self.id));

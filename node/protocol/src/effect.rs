@@ -9,7 +9,7 @@ use crate::store::{Batch, StoreError, Stored};
 use crate::time::Instant;
 use std::collections::BTreeSet;
 use understudy_proto::failure::Failure;
-use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision, ShardId};
+use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, RequestId, Revision, ShardId};
 
 /// What the driver gives with every step.
 #[derive(Clone, Copy)]
@@ -157,6 +157,11 @@ pub enum Effect {
     Ask(Ask),
     /// The copy cannot go on: a read failed or its data contradict the log. The driver reports it.
     Broken(StoreError),
+    /// in_sync: a record that was cut off and never acknowledged is gone from the log. The driver logs it.
+    Dropped {
+        pair: Pair,
+        request: RequestId,
+    },
 }
 
 /// What a write came to.
@@ -167,6 +172,19 @@ pub struct Answer {
     pub duplicate: bool,
     /// How many secondaries had it durable.
     pub copies_durable: u32,
+    pub level: Level,
+}
+
+/// Where a write is durable when it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Level {
+    /// On the primary.
+    #[default]
+    Primary,
+    /// On as many secondaries as were asked for, too.
+    Copies,
+    /// On every member of the in-sync set.
+    InSync,
 }
 
 /// What a copy answers when it is sealed.
@@ -194,6 +212,19 @@ pub enum Ask {
     Complete { epoch: Epoch, copy: CopyId },
     /// The log can no longer be kept for this secondary: mark it joining.
     TooFarBehind { epoch: Epoch, copy: CopyId },
+    /// in_sync: the copy has everything that is committed, and its acknowledgements are demanded: let it be a member, if the row
+    /// has that revision.
+    AddInSync {
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
+    /// in_sync: the member acknowledges nothing: let it be one no more.
+    DropInSync {
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
 }
 
 /// What a replica tells of itself, for heartbeats, status pages and checks.
@@ -210,4 +241,9 @@ pub struct Report {
     pub followed: Epoch,
     /// The epoch in which it serves as primary.
     pub serving: Option<Epoch>,
+    /// Up to here its objects hold the log, durably: in_sync the commit point as it was learned, lazy the whole log.
+    pub applied: Pair,
+    /// in_sync: up to here everything is committed, as far as this copy knows; its own disk may still lack the objects. Lazy: as
+    /// `applied`.
+    pub committed: Pair,
 }

@@ -42,6 +42,9 @@ stories! {
     a_secondary_takes_records_only_in_order
     a_write_streams_and_is_acknowledged
     an_undo_survives_a_crash
+    in_sync_answers_when_every_member_has_it
+    in_sync_commits_nothing_below_its_minimum
+    in_sync_survives_its_primary
     reads_see_the_disk_and_conditions_see_the_newest
     the_log_is_trimmed_by_need_and_size
     without_a_lease_a_primary_answers_nothing

@@ -133,10 +133,6 @@ fn settings(
         let why = "log_bytes and log_age_ms cannot be set yet";
         return Err(Failure::no(Reason::Unimplemented, why).with("field", "policy"));
     }
-    if policy.mode() == Mode::InSync {
-        let why = "the copies do not keep in_sync namespaces yet";
-        return Err(Failure::no(Reason::Unimplemented, why).with("field", "policy.mode"));
-    }
     let or = |new: u32, old: u32| if new == 0 { old } else { new };
     Ok(NamespaceSettings {
         copies: or(policy.copies, base.copies),

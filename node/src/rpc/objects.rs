@@ -19,7 +19,7 @@ use understudy_proto::limits::{COPIES_MAX, INTERNAL_MESSAGE_BYTES_MAX, KEYS_PER_
 use understudy_proto::v1::objects_client::ObjectsClient;
 use understudy_proto::v1::objects_server::Objects;
 use understudy_proto::{NodeId, Sequence, ShardId, v1};
-use understudy_protocol::effect::Answer;
+use understudy_protocol::effect::{Answer, Level};
 use understudy_protocol::request::{Op, Request as ShardRequest};
 use understudy_protocol::shard::{ReadAnswer, ReadLevel};
 use understudy_protocol::tables::Namespace;
@@ -137,7 +137,7 @@ impl ObjectsServer {
             .host
             .write(shard, request, copies, deadline, Responder::Call(reply));
         let answer = answer.await.map_err(|_| stopping())??;
-        Ok(self.executed(shard, answer, &keys, copies))
+        Ok(self.executed(shard, answer, &keys))
     }
 
     pub(super) fn executed(
@@ -145,13 +145,11 @@ impl ObjectsServer {
         shard: ShardId,
         answer: Answer,
         keys: &[Bytes],
-        copies: u32,
     ) -> v1::ExecuteResponse {
-        let reached = copies > 0 && answer.copies_durable >= copies;
-        let level = if reached {
-            v1::Level::Copies
-        } else {
-            v1::Level::Primary
+        let level = match answer.level {
+            Level::Primary => v1::Level::Primary,
+            Level::Copies => v1::Level::Copies,
+            Level::InSync => v1::Level::InSync,
         };
         v1::ExecuteResponse {
             outcome: Some(wire::outcome(answer.outcome, keys)),

@@ -50,6 +50,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             epoch: m.epoch.0,
             stream: m.stream,
             records: m.records.into_iter().map(|record| record.bytes).collect(),
+            commit: Some(pair(m.commit)),
         }),
         Message::Ack(m) => Kind::Ack(v1::Ack {
             epoch: m.epoch.0,
@@ -61,6 +62,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             epoch: m.epoch.0,
             position: Some(pair(m.position)),
             base: Some(pair(m.base)),
+            commit: Some(pair(m.commit)),
         }),
         Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
     };
@@ -135,6 +137,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 epoch: Epoch(m.epoch),
                 stream: m.stream,
                 records,
+                commit: to_pair(m.commit),
             })
         }
         Kind::Ack(m) => Message::Ack(Ack {
@@ -148,6 +151,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             epoch: Epoch(m.epoch),
             position: to_pair(m.position),
             base: to_pair(m.base),
+            commit: to_pair(m.commit),
         }),
         Kind::Reject(m) => Message::Reject(Reject {
             epoch: Epoch(m.epoch),

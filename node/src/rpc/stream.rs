@@ -74,8 +74,7 @@ async fn send(
 fn answer(server: &ObjectsServer, reply: StreamReply) -> v1::StreamAnswer {
     let kind = match reply.kind {
         StreamReplyKind::Executed(answer) => {
-            let copies = answer.copies_durable;
-            AnswerKind::Executed(server.executed(reply.shard, answer, &reply.keys, copies))
+            AnswerKind::Executed(server.executed(reply.shard, answer, &reply.keys))
         }
         StreamReplyKind::Read(answer) => {
             AnswerKind::Read(server.was_read(reply.shard, &reply.keys, answer))

@@ -476,6 +476,10 @@ impl Driver {
             }
             Effect::Broken(error) => (self.outside.broken)(shard, &error),
             Effect::Ask(_) => unreachable!("it became a notice"),
+            Effect::Dropped { pair, request } => tracing::info!(
+                %shard, %pair, %request,
+                "a record that was cut off and never acknowledged is dropped"
+            ),
         }
     }
 
@@ -490,9 +494,9 @@ impl Driver {
         self.followers.retain(|_, sender| !sender.is_closed());
         for (shard, sender) in &self.followers {
             if let Some(replica) = self.copies.get(*shard) {
-                let durable = replica.report().durable;
+                let visible = replica.report().applied;
                 sender.send_if_modified(|known| {
-                    let moved = known.durable != durable;
+                    let moved = known.durable != visible;
                     if moved {
                         *known = replica.log_view();
                     }

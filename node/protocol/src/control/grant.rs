@@ -167,6 +167,30 @@ impl Leader {
             {
                 self.change(turn, shard, entry, EntryOp::MarkJoining { copy });
             }
+            // At exactly that revision: what the primary knows now, it may count on as answered when it sees a newer one.
+            Ask::AddInSync {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.is_secondary(copy)
+                && !entry.in_sync.contains(&copy) =>
+            {
+                self.change(turn, shard, entry, EntryOp::AddInSync { epoch, copy });
+            }
+            Ask::DropInSync {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.in_sync.contains(&copy) =>
+            {
+                self.change(turn, shard, entry, EntryOp::DropInSync { epoch, copy });
+            }
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! I7 (lazy): an acknowledged write is in the primary's log, an orphan log, a conflict, or on a listed store of an open cut.
 //!
 //! Nothing is submitted again yet, so there are no conflicts. A store that is lost stays in the shadow: it counts as a
-//! place only while an open cut lists it.
+//! place only while an open cut lists it. An acknowledged write of an in_sync shard has one place, the primary's log (I6).
 
 use super::{Branches, Checked, CopyShadow, Row, Violation};
 use std::collections::BTreeMap;
@@ -52,6 +52,13 @@ impl Acknowledged {
         let primary = row.primary.map(ProcessId::copy);
         if primary.is_some_and(holds) || row.listed.iter().any(|copy| holds(*copy)) {
             return Ok(());
+        }
+        if row.in_sync.is_some() {
+            let id = self.writes[&shard][&pair];
+            let what = format!(
+                "shard {shard}: the acknowledged {pair} ({id}) is not in the log of the primary {primary:?}"
+            );
+            return Err(Violation::new("I6", what));
         }
         let of_shard = copies.range((shard, FIRST)..=(shard, LAST));
         if of_shard

@@ -66,6 +66,8 @@ pub struct Records {
     pub epoch: Epoch,
     pub stream: u64,
     pub records: Vec<EncodedRecord>,
+    /// in_sync: up to here everything is committed. Lazy: (0, 0).
+    pub commit: Pair,
 }
 
 /// From a copy: this is durable here.
@@ -104,6 +106,8 @@ pub struct Pulse {
     pub position: Pair,
     /// The primary's log begins after this; copies trim theirs up to it.
     pub base: Pair,
+    /// As in [`Records`].
+    pub commit: Pair,
 }
 
 /// The receiver of a message promised a newer epoch.

@@ -3,11 +3,12 @@
 //! An answer needs three things: its record is durable, the lease holds now, and as many copies as were asked for have it
 //! (or the deadline passed). What is durable but has no lease waits; at its deadline it is answered *unknown*.
 
+use super::commit::Members;
 use super::replica::{Replica, Role, storage_failure};
 use super::streams::Streams;
 use super::trim::Retention;
 use crate::change::ObjectChange;
-use crate::effect::{Answer, Caller, Context, Effect, HandOver, SealedCopy};
+use crate::effect::{Answer, Caller, Context, Effect, HandOver, Level, SealedCopy};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::mutant::Mutant;
 use crate::record::{Body, EncodedRecord, Record, RequestBody};
@@ -32,16 +33,19 @@ pub(super) struct Write {
 #[derive(Debug)]
 pub(super) struct Primary {
     pub epoch: Epoch,
-    /// The epoch-start record is durable: it may answer.
+    /// The epoch-start record is durable, in_sync committed: it may answer.
     pub serving: bool,
     /// The batch with the epoch-start record.
     start_batch: u64,
+    /// The epoch-start record.
+    pub start: Pair,
     /// Answers in the order of their batches, until they are durable and the lease holds.
     waiting: VecDeque<Waiting>,
     /// Durable ones that still wait for copies.
     for_copies: Vec<Waiting>,
     pub streams: Streams,
     pub retention: Retention,
+    pub members: Members,
     hand_over: Option<HandingOver>,
     next_sweep: Instant,
 }
@@ -53,6 +57,8 @@ struct Waiting {
     caller: Caller,
     answer: Answer,
     copies: u32,
+    /// It was answered when every member of the in-sync set had it.
+    in_sync: bool,
     deadline: Instant,
 }
 
@@ -84,6 +90,7 @@ impl Replica {
         );
         self.become_idle(out);
         self.drop_staging(out);
+        self.prepare_in_sync(context)?;
         let record = self.form(
             context,
             epoch,
@@ -102,6 +109,10 @@ impl Replica {
             StoreChange::PutMeta(self.meta.clone()),
         ];
         let start_batch = self.persist(changes, out);
+        if self.live.applied.is_some() {
+            self.live.pending.push(record);
+            self.live.look_ahead(self.shard, context.stored)?;
+        }
         let mut primary = Primary::new(epoch, start_batch, self.live.position, context.now);
         primary.streams.push(encoded);
         primary.serving = Mutant::ServeBeforeEpochStart.on();
@@ -179,6 +190,17 @@ impl Replica {
                 self.answer_duplicate(context, write, batch, entry, out);
                 Ok(())
             }
+            Ok(None) if self.too_few_in_sync() => {
+                let failure = Failure::no(
+                    Reason::InSyncTooFew,
+                    "too few copies are in sync for this namespace's min_in_sync; ask again",
+                );
+                out.push(Effect::Reply {
+                    caller: write.caller,
+                    answer: Err(failure),
+                });
+                Ok(())
+            }
             Ok(None) => self.run(context, write, out),
         }
     }
@@ -192,6 +214,7 @@ impl Replica {
             .as_ref()
             .map_or(0, |hand_over| hand_over.held.len());
         let full = primary.waiting.len() + primary.for_copies.len() >= PENDING_RECORDS_MAX
+            || self.live.pending.len() >= PENDING_RECORDS_MAX
             || held >= SHARD_MAILBOX_MAX;
         full.then(|| {
             Failure::no(
@@ -227,6 +250,7 @@ impl Replica {
             pair: entry.pair,
             duplicate: true,
             copies_durable: 0,
+            level: Level::Primary,
         };
         self.await_answer(context, write, batch, answer, out);
     }
@@ -257,7 +281,13 @@ impl Replica {
             generation,
             record: encoded.clone(),
         });
+        let in_sync = self.live.applied.is_some();
         for (key, object) in written {
+            if in_sync {
+                // It enters the objects when it is committed.
+                self.live.pending.put_ahead(key, pair, object);
+                continue;
+            }
             let before = self.live.newest(shard, context.stored, &key)?;
             self.live
                 .overlay
@@ -292,8 +322,13 @@ impl Replica {
             pair,
             duplicate: false,
             copies_durable: 0,
+            level: Level::Primary,
         };
         self.await_answer(context, write, batch, answer, out);
+        if in_sync {
+            self.live.pending.push(record);
+            self.feed(context, out)?;
+        }
         Ok(())
     }
 
@@ -363,30 +398,33 @@ impl Replica {
             });
             return;
         }
+        let in_sync = self.live.applied.is_some();
         let waiting = Waiting {
             batch,
             caller,
             answer,
             copies,
+            in_sync,
             deadline,
         };
-        let durable = batch <= self.persisted;
+        let settled = self.settled(batch, waiting.answer.pair);
         let primary = self.primary_mut();
-        if durable {
+        if settled {
             primary.for_copies.push(waiting);
             self.answer_durable(context, out);
         } else {
-            // A duplicate of something under way may stand behind later batches: kept in the order of the batches.
-            let at = primary
-                .waiting
-                .partition_point(|other| other.batch <= batch);
+            // A duplicate of something under way may stand behind later ones: kept in the order in which they are settled.
+            let at = primary.waiting.partition_point(|other| match in_sync {
+                true => other.answer.pair <= waiting.answer.pair,
+                false => other.batch <= batch,
+            });
             primary.waiting.insert(at, waiting);
         }
     }
 
     /// Answers what is durable, while the lease holds.
     fn answer_durable(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
-        let persisted = self.persisted;
+        let (persisted, applied) = (self.persisted, self.live.applied);
         let Role::Primary(primary) = &self.role else {
             return;
         };
@@ -394,11 +432,9 @@ impl Replica {
             return;
         }
         let primary = self.primary_mut();
-        while primary
-            .waiting
-            .front()
-            .is_some_and(|front| front.batch <= persisted)
-        {
+        while primary.waiting.front().is_some_and(|front| {
+            front.batch <= persisted && applied.is_none_or(|at| front.answer.pair <= at)
+        }) {
             let waiting = primary.waiting.pop_front().expect("it has a front");
             if waiting.copies == 0 {
                 let copies = primary.streams.copies_at(waiting.answer.pair);
@@ -424,10 +460,11 @@ impl Replica {
         context: &Context<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        let persisted = self.persisted;
+        self.advance_commit(context, out)?;
+        let (persisted, in_sync) = (self.persisted, self.live.applied.is_some());
         let primary = self.primary_mut();
         let epoch = primary.epoch;
-        if !primary.serving && primary.start_batch <= persisted {
+        if !primary.serving && primary.start_batch <= persisted && !in_sync {
             primary.serving = true;
             self.followed = epoch;
         }
@@ -442,7 +479,8 @@ impl Replica {
         context: &Context<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        if !self.primary_mut().for_copies.is_empty() {
+        self.advance_commit(context, out)?;
+        if self.live.applied.is_some() || !self.primary_mut().for_copies.is_empty() {
             self.answer_durable(context, out);
         }
         self.advance_hand_over(context, out)
@@ -466,6 +504,10 @@ impl Replica {
     /// Answers *unknown* what waited past its deadline for the disk or the lease.
     fn expire(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
         let interval = self.settings.interval;
+        let reason = match self.too_few_in_sync() {
+            true => Reason::InSyncTooFew,
+            false => Reason::DeadlinePassed,
+        };
         let primary = self.primary_mut();
         if context.now < primary.next_sweep {
             return;
@@ -473,11 +515,11 @@ impl Replica {
         primary.next_sweep = context.now + interval;
         primary
             .waiting
-            .retain(|waiting| waiting.keep_until(context.now, out));
+            .retain(|waiting| waiting.keep_until(context.now, reason, out));
         // Durable and with a lease they were answered above; these have none.
         primary
             .for_copies
-            .retain(|waiting| waiting.keep_until(context.now, out));
+            .retain(|waiting| waiting.keep_until(context.now, reason, out));
     }
 
     // ---- hand-over
@@ -522,6 +564,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         let position = self.live.position;
+        // What is admitted is answered here, as far as it can be.
+        let settled = self.too_few_in_sync() || self.live.applied.is_none_or(|at| at >= position);
         let Role::Primary(primary) = &mut self.role else {
             return Ok(());
         };
@@ -532,6 +576,7 @@ impl Replica {
             .streams
             .acknowledged(hand_over.plan.to)
             .is_some_and(|acknowledged| acknowledged >= position)
+            && settled
         {
             let (caller, epoch) = (hand_over.caller, hand_over.epoch);
             self.answer_durable(context, out);
@@ -585,10 +630,12 @@ impl Primary {
             epoch,
             serving: false,
             start_batch,
+            start: position,
             waiting: VecDeque::new(),
             for_copies: Vec::new(),
             streams: Streams::new(now),
             retention: Retention::new(position),
+            members: Members::default(),
             hand_over: None,
             next_sweep: now,
         }
@@ -598,17 +645,22 @@ impl Primary {
 impl Waiting {
     fn done(mut self, copies: u32) -> Effect {
         self.answer.copies_durable = copies;
+        self.answer.level = match self.in_sync {
+            true => Level::InSync,
+            false if self.copies > 0 && copies >= self.copies => Level::Copies,
+            false => Level::Primary,
+        };
         Effect::Reply {
             caller: self.caller,
             answer: Ok(self.answer),
         }
     }
 
-    fn keep_until(&self, now: Instant, out: &mut Vec<Effect>) -> bool {
+    fn keep_until(&self, now: Instant, reason: Reason, out: &mut Vec<Effect>) -> bool {
         let keep = now < self.deadline;
         if !keep {
             let failure = Failure::unknown(
-                Reason::DeadlinePassed,
+                reason,
                 "the deadline passed before the write could be answered",
             );
             out.push(Effect::Reply {
