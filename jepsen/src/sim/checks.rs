@@ -118,6 +118,7 @@ impl World {
             secondaries: row.secondaries.iter().copied().map(with).collect(),
             joining: row.joining.iter().copied().map(with).collect(),
             leaving: row.leaving.iter().copied().collect(),
+            in_sync: row.is_in_sync().then_some(row.in_sync.len()),
         })
     }
 

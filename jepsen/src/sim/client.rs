@@ -25,13 +25,20 @@ const PAUSE_US: u64 = 30_000;
 /// Attempts after which the managers are asked, whatever the answers were.
 const WALK_MAX: u32 = 4;
 
-/// Where the namespace's shards are.
+/// Where the namespaces' shards are.
 #[derive(Clone, Copy, Debug)]
 pub struct Space {
-    pub namespace: NamespaceId,
     pub first_shard: ShardId,
     pub shards: u32,
     pub managers: usize,
+}
+
+impl Space {
+    /// One half of the shards is of the first namespace, the other of the second: one of the two may be in_sync.
+    fn namespace_of(&self, shard: ShardId) -> NamespaceId {
+        let number = shard.0 - self.first_shard.0;
+        NamespaceId(1 + number / u64::from(self.shards / 2))
+    }
 }
 
 #[derive(Debug)]
@@ -194,7 +201,7 @@ impl Client {
             } => {
                 let shard = shard(operations.first()?.key());
                 self.sequence += 1;
-                let request = self.request(self.sequence, operations, conditions);
+                let request = self.request(shard, self.sequence, operations, conditions);
                 let keys: Vec<String> = operations.iter().map(|o| o.key().to_string()).collect();
                 self.last = Some((shard, request.clone(), keys.clone()));
                 Some((
@@ -219,7 +226,7 @@ impl Client {
             }
             Step::Misuse { operations } => {
                 let (shard, last, _) = self.last.clone()?;
-                let request = self.request(last.id.sequence.0, operations, &[]);
+                let request = self.request(shard, last.id.sequence.0, operations, &[]);
                 Some((
                     shard,
                     What::Write {
@@ -238,14 +245,21 @@ impl Client {
         }
     }
 
-    fn request(&self, number: u64, ops: &[Operation], conditions: &[Condition]) -> Request {
+    fn request(
+        &self,
+        shard: ShardId,
+        number: u64,
+        ops: &[Operation],
+        conditions: &[Condition],
+    ) -> Request {
         let id = RequestId {
             client: self.id,
             sequence: Sequence(number),
         };
         let ops = ops.iter().map(op).collect();
         let conditions = conditions.iter().map(precondition).collect();
-        Request::new(id, self.space.namespace, ops, conditions, Sequence(0))
+        let namespace = self.space.namespace_of(shard);
+        Request::new(id, namespace, ops, conditions, Sequence(0))
     }
 
     /// One call: to the next copy of the list, or to a manager when there is none.

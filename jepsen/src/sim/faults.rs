@@ -5,7 +5,7 @@ use super::network::{Noise, Place};
 use super::world::World;
 use crate::nemesis::{Fault, FaultKind};
 use understudy_proto::{CopyId, ShardId};
-use understudy_protocol::tables::Command;
+use understudy_protocol::tables::{Command, ShardEntry};
 
 /// What undoes a fault when its time is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -256,9 +256,11 @@ impl World {
             let host = self.env.hosts.get(&copy.node);
             host.is_some_and(|host| *host != node && self.hosts[*host].store == copy.store)
         };
+        // With a minimum of one the set may be about to shrink to the very copy that is lost: then nobody may be promoted.
+        let alone = |row: &ShardEntry| row.min_in_sync == Some(1);
         let rows = self.managers.tables().shards().values();
         rows.into_iter()
-            .all(|row| row.candidates().any(|copy| intact(&copy)))
+            .all(|row| !alone(row) && row.candidates().any(|copy| intact(&copy)))
     }
 
     /// A person's wish may get lost with a leader; it is repeated until the tables show it.

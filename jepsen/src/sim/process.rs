@@ -12,7 +12,7 @@ use crate::dice::Dice;
 use std::collections::BTreeMap;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{
-    ClientId, Epoch, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
+    ClientId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
 };
 use understudy_protocol::control::message::{
     Claim, ExitReport, HandOver, HandOverAnswer, HandOverOutcome, HandOverRequest, HeartbeatAnswer,
@@ -21,7 +21,7 @@ use understudy_protocol::control::message::{
 use understudy_protocol::control::{Answered, NodeControl};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
-use understudy_protocol::invariants::Holder;
+use understudy_protocol::invariants::{Commit, Holder};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings};
@@ -553,11 +553,14 @@ impl Running {
                 .on_served(id, shard, report.serving, holds);
             turn.env.check(checked);
         }
-        let checked = turn
-            .env
-            .invariants
-            .on_fresh_read(id, shard, keys, &answer, None);
-        turn.env.check(checked);
+        self.check_read(
+            shard,
+            keys,
+            &answer,
+            level == ReadLevel::Primary,
+            None,
+            turn,
+        );
         let found = answer.objects.iter().map(Option::is_some).collect();
         Ok(Done::Read {
             token: answer.token,
@@ -668,7 +671,11 @@ impl Running {
 
     /// False: there is no copy of the shard.
     fn step(&mut self, shard: ShardId, input: Input, turn: &mut Turn) -> bool {
-        let Some(before) = self.copies.get(shard).map(|copy| copy.report().serving) else {
+        let state = |copies: &Copies| {
+            let copy = copies.get(shard)?;
+            Some((copy.report().serving, copy.claim(), copy.committed()))
+        };
+        let Some((before, acted_as, committed)) = state(&self.copies) else {
             return false;
         };
         let leases = Leases(&self.control);
@@ -684,8 +691,11 @@ impl Running {
             .copies
             .get(shard)
             .and_then(|copy| copy.report().serving);
+        let now = context.now;
+        let claims = state(&self.copies).and_then(|(_, claim, _)| claim);
+        self.check_commit(shard, acted_as.or(claims), committed, turn);
         let acted = after.or(before);
-        let holds = acted.is_some_and(|epoch| self.control.holds(shard, epoch, context.now));
+        let holds = acted.is_some_and(|epoch| self.control.holds(shard, epoch, now));
         self.act = (acted, holds);
         self.give(out.notices);
         if let Some(epoch) = after {
@@ -696,6 +706,33 @@ impl Running {
             self.carry_out(shard, effect, turn);
         }
         true
+    }
+
+    /// Whether the primary of an in_sync shard moved its commit point, and rightly.
+    fn check_commit(
+        &self,
+        shard: ShardId,
+        epoch: Option<Epoch>,
+        before: Option<Pair>,
+        turn: &mut Turn,
+    ) {
+        let Some(copy) = self.copies.get(shard) else {
+            return;
+        };
+        let set = copy.assignment().and_then(|row| row.in_sync.clone());
+        if let (Some(epoch), Some(set), Some(before), Some(pair)) =
+            (epoch, set, before, copy.committed())
+            && pair != before
+        {
+            let commit = Commit {
+                copy: self.id.copy(),
+                epoch,
+                pair,
+                set,
+            };
+            let checked = turn.env.invariants.on_committed(shard, &commit);
+            turn.env.check(checked);
+        }
     }
 
     fn give(&mut self, notices: Vec<Notice>) {
@@ -726,6 +763,10 @@ impl Running {
                 answer,
                 as_primary,
             } => self.read_answered(caller, answer, as_primary, turn),
+            Effect::Dropped { pair, request } => turn.env.note(format_args!(
+                "{} s{shard} drops {pair} ({request})",
+                self.id
+            )),
             Effect::Broken(error) => {
                 turn.env
                     .note(format_args!("{} s{shard} BROKEN {error}", self.id));
@@ -775,17 +816,37 @@ impl Running {
                 Freshness::Session(_) => None,
                 Freshness::Bounded(staleness) => Some(may_miss_after(turn.env.now_us, *staleness)),
             };
-            let checked = turn
-                .env
-                .invariants
-                .on_fresh_read(self.id, shard, &keys, answer, upto_us);
-            turn.env.check(checked);
+            self.check_read(shard, &keys, answer, as_primary, upto_us, turn);
         }
         let answer = answer.map(|answer| Done::Read {
             token: answer.token,
             found: answer.objects.iter().map(Option::is_some).collect(),
         });
         turn.send(place, Parcel::Answered { call, answer });
+    }
+
+    /// What any read that this process answered has to be true of.
+    fn check_read(
+        &self,
+        shard: ShardId,
+        keys: &[bytes::Bytes],
+        answer: &ReadAnswer,
+        as_primary: bool,
+        upto_us: Option<u64>,
+        turn: &mut Turn,
+    ) {
+        let invariants = &turn.env.invariants;
+        let fresh = invariants.on_fresh_read(self.id, shard, keys, answer, upto_us);
+        let row = self.copies.get(shard).and_then(Replica::assignment);
+        let committed = match row.is_some_and(|row| row.in_sync.is_some()) {
+            true => {
+                let objects: Vec<_> = keys.iter().cloned().zip(answer.objects.clone()).collect();
+                invariants.on_committed_read(self.id, shard, as_primary, answer.token, &objects)
+            }
+            false => Ok(()),
+        };
+        turn.env.check(fresh);
+        turn.env.check(committed);
     }
 
     fn reply(&mut self, caller: Caller, answer: Result<Answer, Failure>, turn: &mut Turn) {

@@ -4,6 +4,7 @@
 use super::env::Env;
 use std::collections::BTreeSet;
 use understudy_proto::{CopyId, ProcessId, Revision, ShardId};
+use understudy_protocol::effect::InSyncSet;
 use understudy_protocol::invariants::{Row, Violation};
 use understudy_protocol::tables::command::{EntryChange, EntryOp};
 use understudy_protocol::tables::watch::Changed;
@@ -125,6 +126,11 @@ fn row_of(entry: &ShardEntry) -> Row {
         primary: entry.primary,
         listed: listed.collect(),
         secondaries: entry.secondaries.iter().copied().collect(),
+        in_sync: entry.min_in_sync.map(|min| InSyncSet {
+            members: entry.in_sync.clone(),
+            min,
+        }),
+        eligible: entry.eligible.clone(),
     }
 }
 
@@ -248,8 +254,16 @@ fn brief_row(entry: &ShardEntry) -> String {
         .map(|cut| format!("{}@{}", cut.cut, list(&mut cut.stores.iter().copied())))
         .collect();
     let begun = entry.begun.map(|begun| begun.epoch);
+    let set = match entry.min_in_sync {
+        None => String::new(),
+        Some(min) => {
+            let members = list(&mut entry.in_sync.iter().copied());
+            let eligible = list(&mut entry.eligible.iter().copied());
+            format!(" in sync [{members}] of {min} eligible [{eligible}]")
+        }
+    };
     format!(
-        "epoch {} primary {primary} secondaries [{secondaries}] joining [{joining}] cuts {cuts:?} begun {begun:?}",
+        "epoch {} primary {primary} secondaries [{secondaries}] joining [{joining}] cuts {cuts:?} begun {begun:?}{set}",
         entry.epoch
     )
 }

@@ -17,8 +17,8 @@ use crate::history::History;
 use crate::nemesis::{Plan, Scale};
 use crate::workload::{Operation, Step};
 use std::collections::BTreeMap;
-use understudy_proto::{NamespaceId, ShardId};
-use understudy_protocol::tables::{Command, NamespaceSettings, SettingsChange};
+use understudy_proto::ShardId;
+use understudy_protocol::tables::{Command, NamespaceSettings, Policy, SettingsChange};
 use understudy_protocol::time::Duration;
 
 /// Faults begin after the cluster had this time to start.
@@ -74,7 +74,6 @@ impl World {
             },
         );
         let space = Space {
-            namespace: NamespaceId(1),
             first_shard: ShardId(1),
             shards,
             managers,
@@ -370,17 +369,26 @@ fn setup(
         lease: lease.map(Duration::from_millis),
         ..SettingsChange::default()
     };
-    let settings = NamespaceSettings {
-        copies: copies as u32,
-        ..NamespaceSettings::default()
+    // In three of five worlds one half of the shards is in_sync; any minimum that all copies together can meet.
+    let (mixed, first) = (dice.permille(600), dice.permille(500));
+    let min_in_sync = dice.between(1, copies as u64) as u32;
+    let namespace = |name: &str, in_sync: bool| Command::CreateNamespace {
+        name: name.to_string(),
+        shards: shards / 2,
+        settings: NamespaceSettings {
+            copies: copies as u32,
+            policy: if in_sync {
+                Policy::InSync
+            } else {
+                Policy::Lazy
+            },
+            min_in_sync,
+            ..NamespaceSettings::default()
+        },
     };
-    let name = "objects".to_string();
     vec![
         Command::SetSettings(change),
-        Command::CreateNamespace {
-            name,
-            shards,
-            settings,
-        },
+        namespace("first", mixed && first),
+        namespace("second", mixed && !first),
     ]
 }

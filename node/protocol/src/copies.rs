@@ -211,5 +211,25 @@ fn to_managers(ask: effect::Ask, shard: ShardId, promise: Epoch) -> Ask {
         },
         effect::Ask::Complete { epoch, copy } => Ask::Complete { shard, epoch, copy },
         effect::Ask::TooFarBehind { epoch, copy } => Ask::MarkJoining { shard, epoch, copy },
+        effect::Ask::AddInSync {
+            epoch,
+            revision,
+            copy,
+        } => Ask::AddInSync {
+            shard,
+            epoch,
+            revision,
+            copy,
+        },
+        effect::Ask::DropInSync {
+            epoch,
+            revision,
+            copy,
+        } => Ask::DropInSync {
+            shard,
+            epoch,
+            revision,
+            copy,
+        },
     }
 }

@@ -9,8 +9,9 @@ use crate::shard::{Freshness, ReadAnswer};
 use crate::store::{Batch, StoreError, Stored};
 use crate::time::Instant;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use understudy_proto::failure::Failure;
-use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision, ShardId};
+use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, RequestId, Revision, ShardId};
 
 /// What the driver gives with every step.
 #[derive(Clone, Copy)]
@@ -52,6 +53,23 @@ pub struct Assignment {
     pub oldest_open_cut: Option<Pair>,
     /// Whether an open cut lists this copy's store.
     pub open_cut_lists_me: bool,
+    /// Of an `in_sync` shard; `None`: lazy.
+    pub in_sync: Option<InSyncSet>,
+}
+
+/// Who has to have a record before it is committed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InSyncSet {
+    /// The primary's copy is one of them.
+    pub members: BTreeSet<CopyId>,
+    /// With fewer members nothing commits.
+    pub min: u32,
+}
+
+impl InSyncSet {
+    pub fn commits(&self) -> bool {
+        self.members.len() >= self.min as usize
+    }
 }
 
 impl Assignment {
@@ -65,6 +83,7 @@ impl Assignment {
             joining: Vec::new(),
             oldest_open_cut: None,
             open_cut_lists_me: false,
+            in_sync: None,
         }
     }
 
@@ -153,6 +172,11 @@ pub enum Effect {
         answer: Result<ReadAnswer, Failure>,
         as_primary: bool,
     },
+    /// in_sync: a record that was cut off and never acknowledged is gone from the log. The driver logs it.
+    Dropped {
+        pair: Pair,
+        request: RequestId,
+    },
 }
 
 /// What a write came to.
@@ -165,6 +189,19 @@ pub struct Answer {
     pub copies_durable: u32,
     /// A record of the request was cut off by a failover and is a conflict that nobody resolved yet.
     pub conflict: bool,
+    pub level: Level,
+}
+
+/// Where a write is durable when it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Level {
+    /// On the primary.
+    #[default]
+    Primary,
+    /// On as many secondaries as were asked for, too.
+    Copies,
+    /// On every member of the in-sync set.
+    InSync,
 }
 
 /// What a copy answers when it is sealed.
@@ -193,6 +230,19 @@ pub enum Ask {
     Complete { epoch: Epoch, copy: CopyId },
     /// The log can no longer be kept for this secondary: mark it joining.
     TooFarBehind { epoch: Epoch, copy: CopyId },
+    /// in_sync: the copy has everything that is committed, and its acknowledgements are demanded: let it be a member, if the row
+    /// has that revision.
+    AddInSync {
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
+    /// in_sync: the member acknowledges nothing: let it be one no more.
+    DropInSync {
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
 }
 
 /// What a replica tells of itself, for heartbeats, status pages and checks.
@@ -209,4 +259,9 @@ pub struct Report {
     pub followed: Epoch,
     /// The epoch in which it serves as primary.
     pub serving: Option<Epoch>,
+    /// Up to here its objects hold the log, durably: in_sync the commit point as it was learned, lazy the whole log.
+    pub applied: Pair,
+    /// in_sync: up to here everything is committed, as far as this copy knows; its own disk may still lack the objects. Lazy: as
+    /// `applied`.
+    pub committed: Pair,
 }

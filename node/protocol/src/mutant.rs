@@ -80,6 +80,18 @@ mutants! {
     LastWriterByIdOnly = "last-writer-by-id-only";
     /// An orphan leaves the orphan log when it was judged, before the record with its outcome is durable.
     DropOrphanEarly = "drop-orphan-early";
+    /// A primary commits though the in-sync set is smaller than its minimum.
+    CommitBelowMinInSync = "commit-below-min-in-sync";
+    /// What a copy holds by its own word counts as acknowledged, by the version alone, before its branch was looked at.
+    AckOfAnotherStream = "ack-of-another-stream";
+    /// A primary asks to add a copy to the in-sync set and demands its acknowledgements only when it is a member.
+    AskBeforeDemand = "ask-before-demand";
+    /// A read in an in_sync namespace sees what is not committed.
+    VisibleBeforeCommit = "visible-before-commit";
+    /// In an in_sync namespace every full copy may be promoted.
+    PromoteNotInSync = "promote-not-in-sync";
+    /// Records of earlier epochs commit without the epoch start of the new one.
+    EarlierEpochCommitsAlone = "earlier-epoch-commits-alone";
 }
 
 #[cfg(feature = "mutants")]

@@ -91,7 +91,10 @@ pub fn check(
     for record in &records {
         check_dedup(shard, generation, record, stored, &mut findings)?;
     }
-    for (key, touches) in touches(&records) {
+    // in_sync: the objects hold what is committed, and nothing after it.
+    let applied = saved.meta.live.applied;
+    let held = |record: &&Record| applied.is_none_or(|applied| record.pair <= applied);
+    for (key, touches) in touches(records.iter().filter(held)) {
         check_object(shard, generation, key, &touches, stored, &mut findings)?;
     }
     Ok(findings)
@@ -217,8 +220,8 @@ struct Touch<'a> {
 }
 
 /// By key, the writes of the records in their order.
-fn touches(records: &[Record]) -> BTreeMap<&Bytes, Vec<Touch<'_>>> {
-    let mut touches: BTreeMap<&Bytes, Vec<Touch<'_>>> = BTreeMap::new();
+fn touches<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<&'a Bytes, Vec<Touch<'a>>> {
+    let mut touches: BTreeMap<&Bytes, Vec<Touch<'a>>> = BTreeMap::new();
     for record in records {
         let (id, ops) = match &record.body {
             Body::Request(body) => (body.id, &body.ops[..]),

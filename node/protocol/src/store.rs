@@ -36,6 +36,9 @@ pub struct Contents {
     pub base_checksum: u64,
     /// The pairs of all epoch-start records up to the log's end, also of those trimmed away. Kept for ever.
     pub epoch_starts: Vec<Pair>,
+    /// in_sync: the commit point as far as it was learned; the objects hold the records up to it and none after it. `None`: a
+    /// lazy shard, the objects hold the whole log.
+    pub applied: Option<Pair>,
 }
 
 /// A rebuild under way: what arrived goes into `contents.generation`, beside the live one.
@@ -70,14 +73,20 @@ impl Meta {
 
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
-        out.put_u8(FORMAT);
+        let staged = self.staging.as_ref().map(|staging| &staging.contents);
+        let commits = [Some(&self.live), staged]
+            .into_iter()
+            .flatten()
+            .any(|contents| contents.applied.is_some());
+        let format = if commits { FORMAT_IN_SYNC } else { FORMAT };
+        out.put_u8(format);
         out.put_u64(self.promise.0);
-        encode_contents(&self.live, &mut out);
+        encode_contents(&self.live, format, &mut out);
         match &self.staging {
             None => out.put_u8(0),
             Some(staging) => {
                 out.put_u8(1);
-                encode_contents(&staging.contents, &mut out);
+                encode_contents(&staging.contents, format, &mut out);
                 out.put_pair(staging.consistent_at);
                 staging.progress.encode(&mut out);
             }
@@ -97,15 +106,16 @@ impl Meta {
             return Err(Malformed("crc"));
         }
         let mut reader = Reader::new(bytes.slice(..end));
-        if reader.u8()? != FORMAT {
+        let format = reader.u8()?;
+        if !matches!(format, FORMAT | FORMAT_IN_SYNC) {
             return Err(Malformed("shard meta of an unknown format"));
         }
         let promise = Epoch(reader.u64()?);
-        let live = decode_contents(&mut reader)?;
+        let live = decode_contents(&mut reader, format)?;
         let staging = match reader.bool()? {
             false => None,
             true => Some(Staging {
-                contents: decode_contents(&mut reader)?,
+                contents: decode_contents(&mut reader, format)?,
                 consistent_at: reader.pair()?,
                 progress: CopyProgress::decode(&mut reader)?,
             }),
@@ -120,8 +130,10 @@ impl Meta {
 }
 
 const FORMAT: u8 = 1;
+/// Of the meta of an in_sync shard: each contents end with the applied pair.
+const FORMAT_IN_SYNC: u8 = 2;
 
-fn encode_contents(contents: &Contents, out: &mut BytesMut) {
+fn encode_contents(contents: &Contents, format: u8, out: &mut BytesMut) {
     out.put_u32(contents.generation);
     out.put_pair(contents.base);
     out.put_u64(contents.base_checksum);
@@ -129,9 +141,13 @@ fn encode_contents(contents: &Contents, out: &mut BytesMut) {
     for start in &contents.epoch_starts {
         out.put_pair(*start);
     }
+    if format == FORMAT_IN_SYNC {
+        out.put_u8(u8::from(contents.applied.is_some()));
+        out.put_pair(contents.applied.unwrap_or_default());
+    }
 }
 
-fn decode_contents(reader: &mut Reader) -> Result<Contents, Malformed> {
+fn decode_contents(reader: &mut Reader, format: u8) -> Result<Contents, Malformed> {
     Ok(Contents {
         generation: reader.u32()?,
         base: reader.pair()?,
@@ -139,6 +155,13 @@ fn decode_contents(reader: &mut Reader) -> Result<Contents, Malformed> {
         epoch_starts: (0..reader.count()?)
             .map(|_| reader.pair())
             .collect::<Result<_, _>>()?,
+        applied: if format == FORMAT_IN_SYNC {
+            let known = reader.bool()?;
+            let applied = reader.pair()?;
+            known.then_some(applied)
+        } else {
+            None
+        },
     })
 }
 
@@ -427,11 +450,13 @@ mod tests {
             base: Pair::new(2, 9),
             base_checksum: 77,
             epoch_starts: vec![Pair::new(1, 1), Pair::new(2, 5)],
+            applied: None,
         };
         let id = RequestId {
             client: ClientId(5),
             sequence: Sequence(6),
         };
+        let mut lazy = true;
         for progress in [
             CopyProgress::Objects { after: None },
             CopyProgress::Objects {
@@ -445,11 +470,16 @@ mod tests {
                 consistent_at: Pair::new(2, 12),
                 progress,
             };
+            let in_sync = Contents {
+                applied: Some(Pair::new(2, 7)),
+                ..contents.clone()
+            };
             let meta = Meta {
                 promise: Epoch(4),
-                live: contents.clone(),
+                live: if lazy { contents.clone() } else { in_sync },
                 staging: Some(staging),
             };
+            lazy = !lazy;
             let bytes = meta.encode();
             assert_eq!(Meta::decode(&bytes), Ok(meta));
             for at in 0..bytes.len() {

@@ -48,6 +48,7 @@ fn row(revision: u64, epoch: u64, primary: ProcessId, secondaries: &[CopyId]) ->
         joining: Vec::new(),
         oldest_open_cut: None,
         open_cut_lists_me: false,
+        in_sync: None,
     }
 }
 

@@ -34,6 +34,7 @@ stories! {
     a_copy_knows_how_old_it_is
     a_conflict_that_is_cut_off_comes_back_as_it_is
     a_copy_that_comes_back_is_not_taken_for_itself
+    a_copy_that_was_left_out_for_a_while_subscribes_again
     a_copy_with_orphans_that_never_comes_back
     a_deleted_copy_keeps_its_promise
     a_failed_precondition_is_an_outcome
@@ -55,6 +56,9 @@ stories! {
     an_orphan_that_the_client_repeated
     an_orphan_whose_object_changed_is_a_conflict
     an_undo_survives_a_crash
+    in_sync_answers_when_every_member_has_it
+    in_sync_commits_nothing_below_its_minimum
+    in_sync_survives_its_primary
     orphans_are_applied_where_nothing_changed
     reads_see_the_disk_and_conditions_see_the_newest
     the_log_is_trimmed_by_age

@@ -475,7 +475,7 @@ fn status(tables: &Tables) -> StatusResponse {
             .map_or(0, |row| row.settings.copies as usize);
         // A copy of a store that its node no longer has is named until it is replaced, and is no copy.
         let there = |copy: &CopyId| tables.process_of(*copy).is_some();
-        entry.candidates().filter(there).count() < wanted
+        entry.full_copies().filter(there).count() < wanted
     };
     StatusResponse {
         cluster_id: tables

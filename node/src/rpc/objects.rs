@@ -21,7 +21,7 @@ use understudy_proto::limits::{
 use understudy_proto::v1::objects_client::ObjectsClient;
 use understudy_proto::v1::objects_server::Objects;
 use understudy_proto::{NodeId, Pair, Sequence, ShardId, v1};
-use understudy_protocol::effect::Answer;
+use understudy_protocol::effect::{Answer, Level};
 use understudy_protocol::request::{Op, Request as ShardRequest};
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel};
 use understudy_protocol::tables::Namespace;
@@ -143,7 +143,7 @@ impl ObjectsServer {
         let address = directory.public_address(self.node.me.node, directory.site());
         Ok(v1::ExecuteResponse {
             primary_address: address.unwrap_or_default(),
-            ..self.executed(shard, answer, &keys, copies)
+            ..self.executed(shard, answer, &keys)
         })
     }
 
@@ -152,13 +152,11 @@ impl ObjectsServer {
         shard: ShardId,
         answer: Answer,
         keys: &[Bytes],
-        copies: u32,
     ) -> v1::ExecuteResponse {
-        let reached = copies > 0 && answer.copies_durable >= copies;
-        let level = if reached {
-            v1::Level::Copies
-        } else {
-            v1::Level::Primary
+        let level = match answer.level {
+            Level::Primary => v1::Level::Primary,
+            Level::Copies => v1::Level::Copies,
+            Level::InSync => v1::Level::InSync,
         };
         v1::ExecuteResponse {
             outcome: Some(wire::outcome(answer.outcome, keys)),

@@ -54,6 +54,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             epoch: m.epoch.0,
             stream: m.stream,
             records: m.records.into_iter().map(|record| record.bytes).collect(),
+            commit: Some(pair(m.commit)),
         }),
         Message::Ack(m) => Kind::Ack(v1::Ack {
             epoch: m.epoch.0,
@@ -70,6 +71,8 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
                 stream: echo.stream,
                 sent_us: echo.sent.0,
             }),
+            commit: Some(pair(m.commit)),
+            stream: m.stream,
         }),
         Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
         Message::Submit(m) => Kind::Submit(v1::Submit {
@@ -155,6 +158,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 epoch: Epoch(m.epoch),
                 stream: m.stream,
                 records,
+                commit: to_pair(m.commit),
             })
         }
         Kind::Ack(m) => Message::Ack(Ack {
@@ -173,6 +177,8 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 stream: echo.stream,
                 sent: Instant(echo.sent_us),
             }),
+            commit: to_pair(m.commit),
+            stream: m.stream,
         }),
         Kind::Reject(m) => Message::Reject(Reject {
             epoch: Epoch(m.epoch),

@@ -6,7 +6,7 @@
 use super::objects::{ObjectsServer, bounded, forwarded};
 use super::wire;
 use crate::clock;
-use crate::shard::{ReadResponder, Wanted};
+use crate::shard::{ReadResponder, ShardView, Wanted};
 use crate::storage::ObjectRange;
 use bytes::Bytes;
 use std::time::Duration;
@@ -126,6 +126,9 @@ async fn here(
         fresh => (ReadLevel::Any, Some(freshened(server, shard, fresh).await?)),
     };
     let view = server.node.host.view(shard, level).await?;
+    if level == ReadLevel::Primary {
+        wait_for_committed(server, asked, shard, &view).await?;
+    }
     let range = ObjectRange {
         prefix: asked.prefix.clone(),
         start: asked.start.clone(),
@@ -186,6 +189,30 @@ async fn freshened(
         .await
         .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))??;
     Ok(answer.token)
+}
+
+/// What is committed, and so was acknowledged, may be on its way to the objects of this disk; a scan reads the disk.
+async fn wait_for_committed(
+    server: &ObjectsServer,
+    asked: &v1::ScanRequest,
+    shard: ShardId,
+    view: &ShardView,
+) -> Result<(), Failure> {
+    let committed = view.report.committed;
+    if view.log.durable >= committed {
+        return Ok(());
+    }
+    let mut log = server.node.host.follow(shard).await?;
+    let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
+    let there = log.wait_for(|log| log.durable >= committed);
+    match tokio::time::timeout(wait, there).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(Failure::no(Reason::Stopping, "this node is stopping")),
+        Err(_) => Err(Failure::no(
+            Reason::DeadlinePassed,
+            "the deadline passed before the committed objects were on this disk",
+        )),
+    }
 }
 
 /// The smallest keys of all parts. A part that has more bounds the page: what lies after its last key is not known yet.

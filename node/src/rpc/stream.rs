@@ -85,7 +85,7 @@ async fn send(
 fn answer(server: &ObjectsServer, reply: StreamReply) -> v1::StreamAnswer {
     let kind = match reply.kind {
         StreamReplyKind::Executed(answer) => {
-            AnswerKind::Executed(server.executed(reply.shard, answer, &reply.keys, reply.copies))
+            AnswerKind::Executed(server.executed(reply.shard, answer, &reply.keys))
         }
         StreamReplyKind::Read(answer) => {
             AnswerKind::Read(server.was_read(reply.shard, &reply.keys, answer))

@@ -530,6 +530,10 @@ impl Driver {
                 answer,
                 as_primary,
             } => self.read_answered(shard, caller, answer, as_primary),
+            Effect::Dropped { pair, request } => tracing::info!(
+                %shard, %pair, %request,
+                "a record that was cut off and never acknowledged is dropped"
+            ),
         }
     }
 
@@ -544,9 +548,9 @@ impl Driver {
         self.followers.retain(|_, sender| !sender.is_closed());
         for (shard, sender) in &self.followers {
             if let Some(replica) = self.copies.get(*shard) {
-                let durable = replica.report().durable;
+                let visible = replica.report().applied;
                 sender.send_if_modified(|known| {
-                    let moved = known.durable != durable;
+                    let moved = known.durable != visible;
                     if moved {
                         *known = replica.log_view();
                     }

@@ -137,7 +137,7 @@ impl Leader {
         let Some(entry) = turn.tables.shard(shard) else {
             return;
         };
-        let full = entry.candidates().any(|c| c == process.copy());
+        let full = entry.full_copies().any(|c| c == process.copy());
         if full && report.promised > entry.epoch {
             self.begin(turn, shard, report.promised, None);
         }
@@ -166,6 +166,30 @@ impl Leader {
                 if epoch == entry.epoch && entry.is_secondary(copy) =>
             {
                 self.change(turn, shard, entry, EntryOp::MarkJoining { copy });
+            }
+            // At exactly that revision: what the primary knows now, it may count on as answered when it sees a newer one.
+            Ask::AddInSync {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.is_secondary(copy)
+                && !entry.in_sync.contains(&copy) =>
+            {
+                self.change(turn, shard, entry, EntryOp::AddInSync { epoch, copy });
+            }
+            Ask::DropInSync {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.in_sync.contains(&copy) =>
+            {
+                self.change(turn, shard, entry, EntryOp::DropInSync { epoch, copy });
             }
             _ => {}
         }

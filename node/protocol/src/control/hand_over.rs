@@ -29,7 +29,8 @@ impl Leader {
             return;
         };
         let under_way = self.failovers.contains_key(&shard) || self.hand_overs.contains_key(&shard);
-        let may_take = entry.is_secondary(target) && self.is_usable(turn, target.node);
+        let candidate = entry.candidates().any(|c| c == target);
+        let may_take = entry.is_secondary(target) && candidate && self.is_usable(turn, target.node);
         if under_way || !may_take || turn.tables.process_of(target).is_none() {
             return;
         }
@@ -131,6 +132,7 @@ impl Leader {
             .secondaries
             .iter()
             .copied()
+            .filter(|c| entry.candidates().any(|candidate| candidate == *c))
             .filter(|c| self.is_usable(turn, c.node) && turn.tables.process_of(*c).is_some())
             .min_by_key(|c| {
                 let load = self.load(turn.tables, c.node, 0) + self.handing_to(c.node);

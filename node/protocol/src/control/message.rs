@@ -112,6 +112,21 @@ pub enum Ask {
         epoch: Epoch,
         copy: CopyId,
     },
+    /// That copy has everything that is committed, and the primary demands its acknowledgements: a member, if the row still has
+    /// that revision.
+    AddInSync {
+        shard: ShardId,
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
+    /// That member acknowledges nothing.
+    DropInSync {
+        shard: ShardId,
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
 }
 
 impl Ask {
@@ -119,7 +134,9 @@ impl Ask {
         match self {
             Ask::NewEpoch { shard, .. }
             | Ask::Complete { shard, .. }
-            | Ask::MarkJoining { shard, .. } => *shard,
+            | Ask::MarkJoining { shard, .. }
+            | Ask::AddInSync { shard, .. }
+            | Ask::DropInSync { shard, .. } => *shard,
         }
     }
 }

@@ -225,7 +225,7 @@ impl Leader {
             return Some(EntryOp::Remove { copy });
         }
         let here = entry
-            .candidates()
+            .full_copies()
             .filter(|c| standing(*c) == Standing::Here);
         let here = here.count();
         if here < wanted {

@@ -19,6 +19,8 @@ pub struct Standing {
     /// Also those that only follow to give their orphans; `leaving` tells which.
     pub joining: Vec<(CopyId, Option<Report>)>,
     pub leaving: Vec<CopyId>,
+    /// The members of an in_sync shard's set.
+    pub in_sync: Option<usize>,
 }
 
 /// What is missing, one sentence; `None`: the shard converged.
@@ -42,10 +44,17 @@ pub fn unconverged(standing: &Standing) -> Option<String> {
     if let Some((copy, _)) = standing.joining.iter().find(joins) {
         return say(format!("{copy} still joins"));
     }
+    if let Some(members) = standing.in_sync.filter(|members| *members < full) {
+        return say(format!("{members} of {full} copies are in sync"));
+    }
     for (copy, report) in standing.secondaries.iter().chain(&standing.joining) {
         let Some(report) = report else {
             return say(format!("{copy} is not there"));
         };
+        if report.applied != primary.applied {
+            let (have, wanted) = (report.applied, primary.applied);
+            return say(format!("{copy} shows {have}, its primary {wanted}"));
+        }
         if (report.durable, report.checksum) != (primary.durable, primary.checksum) {
             let (have, wanted) = (report.durable, primary.durable);
             return say(format!("{copy} is at {have}, its primary at {wanted}"));

@@ -102,11 +102,18 @@ pub(super) fn all_objects(
     stored: &dyn Stored,
 ) -> Checked {
     stored_objects(copy, shard, shadow, stored)?;
-    let mut again = CopyShadow::default();
+    let mut again = CopyShadow {
+        meta: shadow.meta.clone(),
+        ..CopyShadow::default()
+    };
     for pair in &shadow.path {
         let known = branches.get(shard, *pair);
         let known = known.ok_or_else(|| broken(copy, shard, format!("{pair} is unknown")))?;
         again.push(&known.record);
+    }
+    if shadow.is_in_sync() {
+        let held = shadow.path[..shadow.held()].last().copied();
+        again.hold_upto(shard, held.unwrap_or(Pair::ZERO), branches)?;
     }
     if again.objects != shadow.objects || again.dedup != shadow.dedup {
         return Err(broken(

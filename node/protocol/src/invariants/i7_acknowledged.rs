@@ -2,6 +2,7 @@
 //!
 //! It need not stand under the pair with which it was answered: what counts is its request id with the outcome that was told,
 //! or a conflict that has it. A store that is lost stays in the shadow: it counts as a place only while an open cut lists it.
+//! An acknowledged write of an in_sync shard has one place, the primary's log (I6).
 
 use super::{Branches, Checked, CopyShadow, Row, Violation};
 use crate::record::{Body, Record};
@@ -134,6 +135,13 @@ impl Acknowledged {
         let holds = |copy: CopyId| copies.get(&(shard, copy)).is_some_and(in_log);
         if primary.is_some_and(holds) || row.listed.iter().any(|copy| holds(*copy)) {
             return Ok(());
+        }
+        if row.in_sync.is_some() {
+            let id = self.writes[&shard][&pair];
+            let what = format!(
+                "shard {shard}: the acknowledged {pair} ({id}) is not in the log of the primary {primary:?}"
+            );
+            return Err(Violation::new("I6", what));
         }
         let of_shard = copies.range((shard, FIRST)..=(shard, LAST));
         let orphan = |copy: &CopyShadow| {

@@ -12,6 +12,7 @@ mod i2_leases;
 mod i3_versions;
 mod i4_same_log;
 mod i5_fold;
+mod i6_committed;
 mod i7_acknowledged;
 mod i8_once;
 mod i9_session;
@@ -22,10 +23,11 @@ mod shadow;
 
 pub use branches::Branches;
 pub use i2_leases::Holder;
+pub use i6_committed::Commit;
 pub use i13_convergence::{Standing, unconverged};
 pub use shadow::CopyShadow;
 
-use crate::effect::Answer;
+use crate::effect::{Answer, InSyncSet};
 use crate::object::Object;
 use crate::request::Request;
 use crate::shard::ReadAnswer;
@@ -69,6 +71,9 @@ pub struct Row {
     pub listed: BTreeSet<CopyId>,
     /// Copies that are complete.
     pub secondaries: BTreeSet<CopyId>,
+    /// Of an in_sync shard.
+    pub in_sync: Option<InSyncSet>,
+    pub eligible: BTreeSet<CopyId>,
 }
 
 /// All checks and what they remember.
@@ -79,6 +84,7 @@ pub struct Invariants {
     rows: BTreeMap<ShardId, Row>,
     primaries: i1_one_primary::Primaries,
     acknowledged: i7_acknowledged::Acknowledged,
+    committed: i6_committed::Committed,
     seals: i14_most_advanced::Seals,
     acknowledgements: i9_session::Acknowledgements,
     reconciled: reconciled::Reconciled,
@@ -117,6 +123,9 @@ impl Invariants {
                 &self.branches,
                 &self.copies,
             )?;
+        }
+        for pair in &touched.undone {
+            self.committed.not_undone(copy, shard, *pair)?;
         }
         if touched.removed {
             self.check_acknowledged(shard)?;
@@ -181,6 +190,9 @@ impl Invariants {
         i8_once::answer_is_the_record(copy, shard, shadow, &self.branches, request, answer)?;
         self.acknowledged.add(shard, answer.pair, request.id);
         let row = self.rows.entry(shard).or_default();
+        if row.in_sync.is_some() {
+            self.committed.answered(shard, answer.pair)?;
+        }
         self.acknowledged
             .one_is_kept(shard, answer.pair, row, &self.copies, &self.branches)
     }
@@ -223,11 +235,31 @@ impl Invariants {
         i9_session::sees_what_the_session_saw(&self.branches, shard, saw, token)
     }
 
+    /// The primary of an in_sync shard moved its commit point.
+    pub fn on_committed(&mut self, shard: ShardId, commit: &Commit) -> Checked {
+        let row = self.rows.get(&shard);
+        self.committed
+            .add(shard, commit, row, &self.branches, &self.copies)
+    }
+
+    /// The process answered a read of an in_sync shard; `newest`: at the level of a primary.
+    pub fn on_committed_read(
+        &self,
+        process: ProcessId,
+        shard: ShardId,
+        newest: bool,
+        token: Pair,
+        objects: &[(Bytes, Option<Object>)],
+    ) -> Checked {
+        self.committed.read(process, shard, newest, token, objects)
+    }
+
     /// The row of the shard changed in the managers' tables.
     pub fn on_row(&mut self, shard: ShardId, row: Row) -> Checked {
         let old = self.rows.get(&shard);
         self.primaries.row_changed(shard, old, &row)?;
         self.reconciled.row_changed(shard, &row);
+        i6_committed::promoted_is_in_sync(shard, old, &row)?;
         self.rows.insert(shard, row);
         self.check_acknowledged(shard)
     }

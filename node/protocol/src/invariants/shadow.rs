@@ -1,7 +1,7 @@
 //! What the disk of one copy of one shard should hold, told from the batches that became durable and the records alone.
 //!
 //! Objects are folded by arithmetic of this folder, not by the protocol's own, so that a mistake there is seen here.
-//! Holds for lazy namespaces, where a record and its new values are one batch.
+//! In a lazy shard a record and its new values are one batch; in an in_sync one the objects follow with the commit point.
 
 use super::i5_fold::fold;
 use super::{Branches, Violation, i3_versions, i4_same_log, i7_acknowledged, i8_once};
@@ -18,8 +18,8 @@ pub struct CopyShadow {
     pub(super) meta: Option<Meta>,
     /// Every pair of the log from version 1 on, also of records that were trimmed or came in a full copy.
     pub(super) path: Vec<Pair>,
-    /// For each record of the path, what its objects were before.
-    befores: Vec<Vec<(Bytes, Option<Object>)>>,
+    /// For each record of the path that the objects hold, what they were before: lazy all, in_sync up to the commit point.
+    pub(super) befores: Vec<Vec<(Bytes, Option<Object>)>>,
     pub(super) objects: BTreeMap<Bytes, Object>,
     pub(super) dedup: BTreeMap<RequestId, DedupEntry>,
     pub(super) orphans: BTreeSet<Pair>,
@@ -107,7 +107,9 @@ impl CopyShadow {
                 StoreChange::RemoveRecord { generation, .. } => {
                     if *generation == self.generation() {
                         let pair = self.position();
-                        i7_acknowledged::only_epoch_starts_go(copy, shard, pair, branches)?;
+                        if !self.is_in_sync() {
+                            i7_acknowledged::only_epoch_starts_go(copy, shard, pair, branches)?;
+                        }
                         self.undo(copy, shard, pair, branches, &mut touched)?;
                     }
                     touched.removed = true;
@@ -149,7 +151,61 @@ impl CopyShadow {
         Ok(())
     }
 
+    pub(super) fn is_in_sync(&self) -> bool {
+        let live = self.meta.as_ref().map(|meta| &meta.live);
+        live.is_some_and(|live| live.applied.is_some())
+    }
+
     pub(super) fn push(&mut self, record: &crate::record::Record) {
+        self.dedup.extend(record.dedup());
+        self.path.push(record.pair);
+        if !self.is_in_sync() {
+            self.hold(record);
+        }
+    }
+
+    /// How many records the objects hold.
+    pub(super) fn held(&self) -> usize {
+        self.befores.len()
+    }
+
+    /// The commit point of the copy is there now.
+    pub(super) fn hold_upto(
+        &mut self,
+        shard: ShardId,
+        applied: Pair,
+        branches: &Branches,
+    ) -> Result<(), Violation> {
+        let broken = |what: String| Violation::new("I5", format!("shard {shard}: {what}"));
+        if applied != Pair::ZERO && !self.holds(applied) {
+            return Err(broken(format!("the commit point {applied} is not there")));
+        }
+        let wanted = applied.version.0 as usize;
+        while self.held() < wanted {
+            let pair = self.path[self.held()];
+            let known = branches.get(shard, pair);
+            let known = known.ok_or_else(|| broken(format!("{pair} was never formed")))?;
+            self.hold(&known.record);
+        }
+        while self.held() > wanted {
+            self.let_go();
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> Vec<Bytes> {
+        let befores = self.befores.pop().unwrap_or_default();
+        let keys = befores.iter().map(|(key, _)| key.clone()).collect();
+        for (key, old) in befores {
+            match old {
+                Some(old) => self.objects.insert(key, old),
+                None => self.objects.remove(&key),
+            };
+        }
+        keys
+    }
+
+    fn hold(&mut self, record: &crate::record::Record) {
         let mut before = Vec::new();
         if let Some(request) = record.request_id() {
             for change in record.changes().iter().filter(|c| c.is_write()) {
@@ -160,9 +216,7 @@ impl CopyShadow {
                 before.push((change.key.clone(), old));
             }
         }
-        self.dedup.extend(record.dedup());
         self.befores.push(before);
-        self.path.push(record.pair);
     }
 
     fn undo(
@@ -181,14 +235,11 @@ impl CopyShadow {
             );
             return Err(Violation::new("I12", what));
         }
-        self.path.pop();
-        for (key, old) in self.befores.pop().unwrap_or_default() {
-            touched.keys.insert(key.clone());
-            match old {
-                Some(old) => self.objects.insert(key, old),
-                None => self.objects.remove(&key),
-            };
+        if self.held() == self.path.len() {
+            let keys = self.let_go();
+            touched.keys.extend(keys);
         }
+        self.path.pop();
         let record = branches.get(shard, pair).map(|known| &known.record);
         if let Some((record, id)) = record.and_then(|r| Some((r, r.request_id()?))) {
             match record.replaced_dedup() {
@@ -223,9 +274,12 @@ impl CopyShadow {
         if meta.live.generation != live && !touched.dropped {
             touched.switched = true;
             touched.removed = true;
-            self.switch(copy, shard, meta, branches, stored)?;
+            return self.switch(copy, shard, meta, branches, stored);
         }
-        Ok(())
+        match meta.live.applied {
+            Some(applied) if !touched.dropped => self.hold_upto(shard, applied, branches),
+            _ => Ok(()),
+        }
     }
 
     /// The staged copy is the live one now: where it stands is read from the disk, what it holds is told by the records.
@@ -254,6 +308,9 @@ impl CopyShadow {
         self.empty();
         for pair in path {
             self.push(&branches.get(shard, pair).expect("on the path").record);
+        }
+        if let Some(applied) = meta.live.applied {
+            self.hold_upto(shard, applied, branches)?;
         }
         i8_once::all_entries(copy, shard, self, stored)?;
         super::i5_fold::stored_objects(copy, shard, self, stored)

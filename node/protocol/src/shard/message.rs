@@ -70,6 +70,8 @@ pub struct Records {
     pub epoch: Epoch,
     pub stream: u64,
     pub records: Vec<EncodedRecord>,
+    /// in_sync: up to here everything is committed. Lazy: (0, 0).
+    pub commit: Pair,
 }
 
 /// From a copy: this is durable here.
@@ -112,6 +114,10 @@ pub struct Pulse {
     pub base: Pair,
     /// Only under the primary's lease, and only once it heard from the copy.
     pub echo: Option<Echo>,
+    /// As in [`Records`].
+    pub commit: Pair,
+    /// On which the primary feeds the copy; 0: on none.
+    pub stream: u64,
 }
 
 /// The newest acknowledgement of a copy that the primary took before it stood where the pulse says.

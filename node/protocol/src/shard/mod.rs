@@ -1,14 +1,16 @@
 //! One copy of one shard: as primary it numbers, logs and streams records, as secondary it follows.
 //!
 //! `replica` has the state and the entry, one function per stimulus; `primary` what a primary does, `streams` how it feeds
-//! its copies; `secondary` following, `undo` taking back a tail that a failover cut off, `submit` giving it to the new primary,
-//! `reconcile` what that makes of it, `rebuild` the full copy; `reads` what waits at any copy until it is fresh enough,
-//! `age` how fresh it is.
+//! its copies, `commit` what in_sync adds to it; `secondary` following, `undo` taking back a tail that a failover cut off,
+//! `submit` giving it to the new primary, `reconcile` what that makes of it, `rebuild` the full copy; `reads` what waits at any
+//! copy until it is fresh enough, `age` how fresh it is.
 
 mod age;
 pub mod branch;
+mod commit;
 pub mod message;
 mod overlay;
+mod pending;
 mod primary;
 mod reads;
 mod rebuild;

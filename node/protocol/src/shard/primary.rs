@@ -3,13 +3,14 @@
 //! An answer needs three things: its record is durable, the lease holds now, and as many copies as were asked for have it
 //! (or the deadline passed). What is durable but has no lease waits; at its deadline it is answered *unknown*.
 
+use super::commit::Members;
 use super::replica::{Replica, Role, storage_failure};
 use super::streams::Streams;
 use super::submit::Submission;
 use super::trim::Retention;
 use crate::change::ObjectChange;
 use crate::conflict::conflict_key;
-use crate::effect::{Answer, Caller, Context, Effect, HandOver, SealedCopy};
+use crate::effect::{Answer, Caller, Context, Effect, HandOver, Level, SealedCopy};
 use crate::evaluate::{Evaluated, evaluate};
 use crate::mutant::Mutant;
 use crate::record::{Body, EncodedRecord, Record, RequestBody};
@@ -37,16 +38,19 @@ pub(super) struct Write {
 #[derive(Debug)]
 pub(super) struct Primary {
     pub epoch: Epoch,
-    /// The epoch-start record is durable: it may answer.
+    /// The epoch-start record is durable, in_sync committed: it may answer.
     pub serving: bool,
     /// The batch with the epoch-start record.
     start_batch: u64,
+    /// The epoch-start record.
+    pub start: Pair,
     /// Answers in the order of their batches, until they are durable and the lease holds.
     waiting: VecDeque<Waiting>,
     /// Durable ones that still wait for copies.
     for_copies: Vec<Waiting>,
     pub streams: Streams,
     pub retention: Retention,
+    pub members: Members,
     hand_over: Option<HandingOver>,
     next_sweep: Instant,
     /// What a failover cut off while this copy followed another one, on its way back.
@@ -65,6 +69,8 @@ struct Waiting {
     caller: Caller,
     answer: Answer,
     copies: u32,
+    /// It was answered when every member of the in-sync set had it.
+    in_sync: bool,
     deadline: Instant,
 }
 
@@ -97,6 +103,7 @@ impl Replica {
         );
         self.become_idle(out);
         self.drop_staging(out);
+        self.prepare_in_sync(context)?;
         let record = self.form(
             context,
             epoch,
@@ -115,6 +122,10 @@ impl Replica {
             StoreChange::PutMeta(self.meta.clone()),
         ];
         let start_batch = self.persist(changes, out);
+        if self.live.applied.is_some() {
+            self.live.pending.push(record);
+            self.live.look_ahead(self.shard, context.stored)?;
+        }
         let mut primary = Primary::new(epoch, start_batch, self.live.position, context);
         primary.streams.push(encoded);
         primary.serving = Mutant::ServeBeforeEpochStart.on();
@@ -195,6 +206,17 @@ impl Replica {
                 Err(error)
             }
             Ok(Some((batch, entry))) => self.answer_duplicate(context, write, batch, entry, out),
+            Ok(None) if self.too_few_in_sync() => {
+                let failure = Failure::no(
+                    Reason::InSyncTooFew,
+                    "too few copies are in sync for this namespace's min_in_sync; ask again",
+                );
+                out.push(Effect::Reply {
+                    caller: write.caller,
+                    answer: Err(failure),
+                });
+                Ok(())
+            }
             Ok(None) => self.run(context, write, out),
         }
     }
@@ -208,6 +230,7 @@ impl Replica {
             .as_ref()
             .map_or(0, |hand_over| hand_over.held.len());
         let full = primary.waiting.len() + primary.for_copies.len() >= PENDING_RECORDS_MAX
+            || self.live.pending.len() >= PENDING_RECORDS_MAX
             || held >= SHARD_MAILBOX_MAX;
         full.then(|| {
             Failure::no(
@@ -245,6 +268,7 @@ impl Replica {
             duplicate: true,
             copies_durable: 0,
             conflict,
+            level: Level::Primary,
         };
         self.await_answer(context, write, batch, answer, out);
         Ok(())
@@ -288,16 +312,20 @@ impl Replica {
             live.newest(shard, context.stored, key)
         })?;
         let (record, written) = self.record_of(context, &write.request, pair, evaluated);
-        let batch = self.append(context, &record, written, out)?;
         let (_, DedupEntry { outcome, .. }) = record.dedup().expect("a request has a dedup entry");
+        let batch = self.append(context, record, written, out)?;
         let answer = Answer {
             outcome,
             pair,
             duplicate: false,
             copies_durable: 0,
             conflict: false,
+            level: Level::Primary,
         };
         self.await_answer(context, write, batch, answer, out);
+        if self.live.applied.is_some() {
+            self.feed(context, out)?;
+        }
         Ok(())
     }
 
@@ -305,11 +333,12 @@ impl Replica {
     pub(super) fn append(
         &mut self,
         context: &Context<'_>,
-        record: &Record,
+        record: Record,
         written: Vec<(bytes::Bytes, Option<crate::object::Object>)>,
         out: &mut Vec<Effect>,
     ) -> Result<u64, StoreError> {
         let shard = self.shard;
+        let pair = record.pair;
         let encoded = record.encode();
         let batch = self.next_batch();
         let mut changes = Vec::with_capacity(2 + written.len());
@@ -318,7 +347,13 @@ impl Replica {
             generation,
             record: encoded.clone(),
         });
+        let in_sync = self.live.applied.is_some();
         for (key, object) in written {
+            if in_sync {
+                // It enters the objects when it is committed.
+                self.live.pending.put_ahead(key, pair, object);
+                continue;
+            }
             let before = self.live.newest(shard, context.stored, &key)?;
             self.live
                 .overlay
@@ -347,6 +382,9 @@ impl Replica {
             .retention
             .note(encoded.pair, encoded.bytes.len(), context.wall_ms);
         primary.streams.push(encoded);
+        if in_sync {
+            self.live.pending.push(record);
+        }
         Ok(batch)
     }
 
@@ -417,30 +455,33 @@ impl Replica {
             });
             return;
         }
+        let in_sync = self.live.applied.is_some();
         let waiting = Waiting {
             batch,
             caller,
             answer,
             copies,
+            in_sync,
             deadline,
         };
-        let durable = batch <= self.persisted;
+        let settled = self.is_settled(batch, waiting.answer.pair);
         let primary = self.primary_mut();
-        if durable {
+        if settled {
             primary.for_copies.push(waiting);
             self.answer_durable(context, out);
         } else {
-            // A duplicate of something under way may stand behind later batches: kept in the order of the batches.
-            let at = primary
-                .waiting
-                .partition_point(|other| other.batch <= batch);
+            // A duplicate of something under way may stand behind later ones: kept in the order in which they are settled.
+            let at = primary.waiting.partition_point(|other| match in_sync {
+                true => other.answer.pair <= waiting.answer.pair,
+                false => other.batch <= batch,
+            });
             primary.waiting.insert(at, waiting);
         }
     }
 
     /// Answers what is durable, while the lease holds.
     fn answer_durable(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
-        let persisted = self.persisted;
+        let (persisted, applied) = (self.persisted, self.live.applied);
         let Role::Primary(primary) = &self.role else {
             return;
         };
@@ -448,11 +489,9 @@ impl Replica {
             return;
         }
         let primary = self.primary_mut();
-        while primary
-            .waiting
-            .front()
-            .is_some_and(|front| front.batch <= persisted)
-        {
+        while primary.waiting.front().is_some_and(|front| {
+            front.batch <= persisted && applied.is_none_or(|at| front.answer.pair <= at)
+        }) {
             let waiting = primary.waiting.pop_front().expect("it has a front");
             if waiting.copies == 0 {
                 let copies = primary.streams.copies_at(waiting.answer.pair);
@@ -478,10 +517,11 @@ impl Replica {
         context: &Context<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        let persisted = self.persisted;
+        self.advance_commit(context, out)?;
+        let (persisted, in_sync) = (self.persisted, self.live.applied.is_some());
         let primary = self.primary_mut();
         let epoch = primary.epoch;
-        if !primary.serving && primary.start_batch <= persisted {
+        if !primary.serving && primary.start_batch <= persisted && !in_sync {
             primary.serving = true;
             self.followed = epoch;
         }
@@ -497,7 +537,8 @@ impl Replica {
         context: &Context<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        if !self.primary_mut().for_copies.is_empty() {
+        self.advance_commit(context, out)?;
+        if self.live.applied.is_some() || !self.primary_mut().for_copies.is_empty() {
             self.answer_durable(context, out);
         }
         self.advance_hand_over(context, out)
@@ -521,6 +562,10 @@ impl Replica {
 
     /// Answers *unknown* what waited past its deadline for the disk or the lease.
     fn expire(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let reason = match self.too_few_in_sync() {
+            true => Reason::InSyncTooFew,
+            false => Reason::DeadlinePassed,
+        };
         let primary = self.primary_mut();
         if context.now < primary.next_sweep {
             return;
@@ -528,11 +573,11 @@ impl Replica {
         primary.next_sweep = context.now + SWEEP_EVERY;
         primary
             .waiting
-            .retain(|waiting| waiting.keep_until(context.now, out));
+            .retain(|waiting| waiting.keep_until(context.now, reason, out));
         // Durable and with a lease they were answered above; these have none.
         primary
             .for_copies
-            .retain(|waiting| waiting.keep_until(context.now, out));
+            .retain(|waiting| waiting.keep_until(context.now, reason, out));
     }
 
     // ---- hand-over
@@ -578,6 +623,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         let position = self.live.position;
+        // What is admitted is answered here, as far as it can be.
+        let settled = self.too_few_in_sync() || self.live.applied.is_none_or(|at| at >= position);
         let Role::Primary(primary) = &mut self.role else {
             return Ok(());
         };
@@ -588,6 +635,7 @@ impl Replica {
             .streams
             .acknowledged(hand_over.plan.to)
             .is_some_and(|acknowledged| acknowledged >= position)
+            && settled
         {
             let (callers, epoch) = (std::mem::take(&mut hand_over.callers), hand_over.epoch);
             self.answer_durable(context, out);
@@ -648,10 +696,12 @@ impl Primary {
             epoch,
             serving: false,
             start_batch,
+            start: position,
             waiting: VecDeque::new(),
             for_copies: Vec::new(),
             streams: Streams::new(context.now),
             retention: Retention::new(position, context.wall_ms),
+            members: Members::default(),
             hand_over: None,
             next_sweep: context.now,
             own: Submission::default(),
@@ -670,17 +720,22 @@ impl Primary {
 impl Waiting {
     fn done(mut self, copies: u32) -> Effect {
         self.answer.copies_durable = copies;
+        self.answer.level = match self.in_sync {
+            true => Level::InSync,
+            false if self.copies > 0 && copies >= self.copies => Level::Copies,
+            false => Level::Primary,
+        };
         Effect::Reply {
             caller: self.caller,
             answer: Ok(self.answer),
         }
     }
 
-    fn keep_until(&self, now: Instant, out: &mut Vec<Effect>) -> bool {
+    fn keep_until(&self, now: Instant, reason: Reason, out: &mut Vec<Effect>) -> bool {
         let keep = now < self.deadline;
         if !keep {
             let failure = Failure::unknown(
-                Reason::DeadlinePassed,
+                reason,
                 "the deadline passed before the write could be answered",
             );
             out.push(Effect::Reply {

@@ -179,7 +179,10 @@ impl Replica {
 
     fn conclude(&self, context: &Context<'_>, read: Read, verdict: Verdict, out: &mut Vec<Effect>) {
         let (answer, as_primary) = match verdict {
-            Verdict::Answer { as_primary } => (self.found(context, &read.keys), as_primary),
+            Verdict::Answer { as_primary } => {
+                let answer = self.found(context, &read.keys, as_primary);
+                (answer, as_primary)
+            }
             Verdict::Wait => (Err(self.behind(context, &read.freshness)), false),
             Verdict::Forked { token, cut } => (Err(self.forked(token, cut)), false),
         };
@@ -232,7 +235,7 @@ impl Replica {
         let undoing = matches!(&self.role, Role::Secondary(secondary)
             if matches!(secondary.phase, Phase::Undoing { .. }));
         let settled = !undoing && self.persisted >= self.reads.leaving_until;
-        settled.then_some(self.durable)
+        settled.then_some(self.visible)
     }
 
     /// The epoch starts up to there; those of records that are not durable yet are left out.
@@ -273,20 +276,27 @@ impl Replica {
         self.reads.waiting.len()
     }
 
-    /// The objects as they are durable here.
+    /// The objects as they are durable here; in_sync, and `as_primary`: as they are committed, for that is durable everywhere
+    /// in the set, whether or not the objects of this disk hold it yet.
     pub(super) fn found(
         &self,
         context: &Context<'_>,
         keys: &[Bytes],
+        as_primary: bool,
     ) -> Result<ReadAnswer, Failure> {
+        let committed = self.live.applied.filter(|_| as_primary);
+        let (shard, stored) = (self.shard, context.stored);
         let objects = keys.iter().map(|key| {
-            self.live
-                .durable(self.shard, context.stored, key)
-                .map_err(|error| storage_failure(&error, Applied::No))
+            let object = match committed {
+                Some(_) if Mutant::VisibleBeforeCommit.on() => self.live.newest(shard, stored, key),
+                Some(_) => self.live.committed(shard, stored, key),
+                None => self.live.durable(shard, stored, key),
+            };
+            object.map_err(|error| storage_failure(&error, Applied::No))
         });
         Ok(ReadAnswer {
             objects: objects.collect::<Result<_, _>>()?,
-            token: self.durable,
+            token: committed.unwrap_or(self.visible),
             age: self.age(context),
         })
     }
@@ -296,7 +306,7 @@ impl Replica {
             let what = format!("{what} before the deadline; ask another copy");
             Failure::no(Reason::CopyBehind, what)
                 .with("shard", self.shard.to_string())
-                .with("position", self.durable.to_string())
+                .with("position", self.visible.to_string())
         };
         match freshness {
             Freshness::Session(tokens) => {
@@ -322,6 +332,6 @@ impl Replica {
             .with("shard", self.shard.to_string())
             .with("token", token.to_string())
             .with("cut", cut.to_string())
-            .with("position", self.durable.to_string())
+            .with("position", self.visible.to_string())
     }
 }

@@ -28,15 +28,25 @@ impl Replica {
             return Ok(());
         };
         let (shard, generation) = (self.shard, self.live.generation);
+        // in_sync: the objects on the disk are at least at the commit point that is durable, and not after the newest.
+        let (from, at) = match self.live.applied {
+            Some(applied) => (self.visible, applied),
+            None => (self.durable, self.live.position),
+        };
+        let checksum = match from == self.durable {
+            true => Some(self.durable_checksum),
+            false => self.checksum_at(context, from)?,
+        };
+        let missing = || StoreError::Corrupt(format!("shard {shard}: record {from} is missing"));
         let mut chunk = CopyChunk {
             epoch: primary.epoch,
             stream,
             then: continues.clone(),
             continues,
-            from: self.durable,
-            checksum: self.durable_checksum,
-            epoch_starts: self.starts_upto(self.durable),
-            at: self.live.position,
+            from,
+            checksum: checksum.ok_or_else(missing)?,
+            epoch_starts: self.starts_upto(from),
+            at,
             objects: Vec::new(),
             dedup: Vec::new(),
         };
@@ -68,6 +78,10 @@ impl Replica {
                 if !Mutant::LoseDedupInFullCopy.on() {
                     chunk.dedup = page.items;
                 }
+                if self.live.applied.is_some() {
+                    // The entries of what is not committed come with its records.
+                    chunk.dedup.retain(|(_, entry)| entry.pair <= at);
+                }
             }
             CopyProgress::Records => return Ok(()),
         }
@@ -97,6 +111,7 @@ impl Replica {
         );
         let contents = Contents {
             generation: self.meta.live.generation + 1,
+            applied: self.live.applied.map(|_| Pair::ZERO),
             ..Contents::default()
         };
         self.staged = Some(Side::open(&contents, None));
@@ -140,6 +155,10 @@ impl Replica {
             staging.contents.epoch_starts = chunk.epoch_starts;
             side.position = chunk.from;
             side.checksum = chunk.checksum;
+            if side.applied.is_some() {
+                side.applied = Some(chunk.from);
+                staging.contents.applied = side.applied;
+            }
         }
         staging.consistent_at = staging.consistent_at.max(chunk.at);
         staging.progress = chunk.then;
@@ -174,7 +193,8 @@ impl Replica {
         let (Some(staging), Some(side)) = (&self.meta.staging, &self.staged) else {
             return Vec::new();
         };
-        if staging.progress != CopyProgress::Records || side.position < staging.consistent_at {
+        let reached = side.applied.unwrap_or(side.position);
+        if staging.progress != CopyProgress::Records || reached < staging.consistent_at {
             return Vec::new();
         }
         let old = self.meta.live.generation;

@@ -357,7 +357,7 @@ impl Replica {
     ) -> Result<Pair, StoreError> {
         let pair = self.next_pair();
         let record = self.form(context, pair.epoch, pair.version.0, body);
-        self.append(context, &record, written, out)?;
+        self.append(context, record, written, out)?;
         Ok(pair)
     }
 

@@ -55,7 +55,7 @@ pub struct LogView {
     pub generation: Generation,
     /// The log holds the records after this one.
     pub base: Pair,
-    /// Up to here it is durable.
+    /// Up to here it is durable and visible.
     pub durable: Pair,
     pub epoch_starts: Vec<Pair>,
 }
@@ -73,6 +73,8 @@ pub struct Replica {
     /// The end of the live log as far as it is durable, and the running checksum there.
     pub(super) durable: Pair,
     pub(super) durable_checksum: u64,
+    /// The part of it that the objects on the disk hold: in_sync the durably learned commit point, lazy all of it.
+    pub(super) visible: Pair,
     /// Records in the orphan log, with all batches that were emitted.
     pub(super) orphans: u64,
     /// The last batch that changed the orphan log.
@@ -81,7 +83,7 @@ pub struct Replica {
     pub(super) emitted: u64,
     pub(super) persisted: u64,
     /// What becomes durable with a batch: the end of the live log after it.
-    ends: VecDeque<(u64, Pair, u64)>,
+    ends: VecDeque<(u64, End)>,
     assignment: Option<Assignment>,
     pub(super) role: Role,
     /// The number of the last subscription. A process never draws one twice, whatever becomes of its copy in between: streams
@@ -95,6 +97,14 @@ pub struct Replica {
     broken: Option<StoreError>,
     pub(super) reads: Reads,
     pub(super) age: Age,
+}
+
+/// Where the live log stands with a batch.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    position: Pair,
+    checksum: u64,
+    visible: Pair,
 }
 
 /// What the copy does at the moment.
@@ -129,6 +139,7 @@ impl Replica {
             age: Age::default(),
             durable: live.position,
             durable_checksum: live.checksum,
+            visible: live.applied.unwrap_or(live.position),
             meta: saved.meta,
             live,
             staged,
@@ -205,7 +216,8 @@ impl Replica {
         self.answer_reads(context, out);
     }
 
-    /// Reads what is durable here. The caller checks the lease again before it answers a `Primary` read.
+    /// Reads what is visible here: lazy what is durable, in_sync what is committed. The caller checks the lease again before it
+    /// answers a `Primary` read.
     pub fn read(
         &self,
         context: &Context<'_>,
@@ -216,7 +228,7 @@ impl Replica {
             ReadLevel::Primary => self.check_primary(context)?,
             ReadLevel::Any => self.check_readable()?,
         }
-        self.found(context, keys)
+        self.found(context, keys, level == ReadLevel::Primary)
     }
 
     /// Whether this process may answer as primary right now.
@@ -275,7 +287,7 @@ impl Replica {
         LogView {
             generation: self.live.generation,
             base: self.meta.live.base,
-            durable: self.durable,
+            durable: self.visible,
             epoch_starts: self.meta.live.epoch_starts.clone(),
         }
     }
@@ -293,6 +305,8 @@ impl Replica {
                 Role::Primary(primary) if primary.serving => Some(primary.epoch),
                 _ => None,
             },
+            applied: self.visible,
+            committed: self.live.applied.unwrap_or(self.visible),
         }
     }
 
@@ -304,7 +318,12 @@ impl Replica {
         }
     }
 
-    /// The durable dedup entry of a request in this copy.
+    /// in_sync: up to where everything is committed, as this copy knows.
+    pub fn committed(&self) -> Option<Pair> {
+        self.live.applied
+    }
+
+    /// The durable dedup entry of a request in this copy; in_sync only of what is committed.
     pub fn durable_dedup(
         &self,
         context: &Context<'_>,
@@ -312,7 +331,7 @@ impl Replica {
     ) -> Result<Option<crate::request::DedupEntry>, StoreError> {
         let found = self.live.dedup(self.shard, context.stored, id)?;
         Ok(found
-            .filter(|(batch, _)| *batch <= self.persisted)
+            .filter(|(batch, entry)| self.is_settled(*batch, entry.pair))
             .map(|(_, entry)| entry))
     }
 
@@ -465,14 +484,11 @@ impl Replica {
         if let Some(staged) = &mut self.staged {
             staged.overlay.persisted(number);
         }
-        while self
-            .ends
-            .front()
-            .is_some_and(|(batch, _, _)| *batch <= number)
-        {
-            let (_, end, checksum) = self.ends.pop_front().expect("it has a front");
-            self.durable = end;
-            self.durable_checksum = checksum;
+        while self.ends.front().is_some_and(|(batch, _)| *batch <= number) {
+            let (_, end) = self.ends.pop_front().expect("it has a front");
+            self.durable = end.position;
+            self.durable_checksum = end.checksum;
+            self.visible = end.visible;
         }
         self.answer_seals(out);
         match self.role {
@@ -559,6 +575,7 @@ impl Replica {
 
     pub(super) fn become_idle(&mut self, out: &mut Vec<Effect>) {
         if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Idle) {
+            self.live.pending.forget_ahead();
             self.dismiss(*primary, out);
         }
     }
@@ -566,7 +583,10 @@ impl Replica {
     /// Emits a batch, and notes where the live log will end with it.
     pub(super) fn persist(&mut self, changes: Vec<StoreChange>, out: &mut Vec<Effect>) -> u64 {
         self.emitted += 1;
-        let before = self.ends.back().map_or(self.durable, |(_, end, _)| *end);
+        let before = self
+            .ends
+            .back()
+            .map_or(self.durable, |(_, end)| end.position);
         let back = self.live.position < before;
         if self
             .reads
@@ -574,14 +594,23 @@ impl Replica {
         {
             self.age.forget();
         }
-        self.ends
-            .push_back((self.emitted, self.live.position, self.live.checksum));
+        let end = End {
+            position: self.live.position,
+            checksum: self.live.checksum,
+            visible: self.live.applied.unwrap_or(self.live.position),
+        };
+        self.ends.push_back((self.emitted, end));
         out.push(Effect::Persist(Batch {
             shard: self.shard,
             number: self.emitted,
             changes,
         }));
         self.emitted
+    }
+
+    /// Whether a record, carried by that batch, may be told of: it is durable, and in_sync committed.
+    pub(super) fn is_settled(&self, batch: u64, pair: Pair) -> bool {
+        batch <= self.persisted && self.live.applied.is_none_or(|applied| pair <= applied)
     }
 
     /// The number that the next batch will bear.

@@ -55,6 +55,7 @@ impl Replica {
             return Ok(());
         }
         self.become_idle(out);
+        self.prepare_in_sync(context)?;
         let other_epoch = |at: Pair| at != Pair::ZERO && at.epoch != epoch;
         if self
             .meta
@@ -208,7 +209,7 @@ impl Replica {
         if !matches!(phase, Phase::Streaming | Phase::Subscribing) {
             return Ok(());
         }
-        let shard = self.shard;
+        let (shard, commit) = (self.shard, message.commit);
         let batch = self.next_batch();
         let staged = self.staged.is_some();
         if staged
@@ -241,19 +242,21 @@ impl Replica {
                 gap = true;
                 break;
             }
-            applied.record(side, context.stored, encoded, &record, staged)?;
+            applied.record(side, context.stored, encoded, record, staged)?;
         }
-        self.finish_records(context, applied, gap, out)
+        self.finish_records(context, applied, commit, gap, out)
     }
 
     fn finish_records(
         &mut self,
         context: &Context<'_>,
         applied: Applied,
+        commit: Pair,
         gap: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        if !applied.is_empty() {
+        let committed = self.learn_commit(context, commit, applied.batch)?;
+        if !applied.is_empty() || committed.is_some() {
             let staged = self.staged.is_some();
             let starts = match &mut self.meta.staging {
                 Some(staging) if staged => &mut staging.contents.epoch_starts,
@@ -261,6 +264,10 @@ impl Replica {
             };
             starts.extend(&applied.epoch_starts);
             let mut changes = applied.into_changes(&self.meta);
+            if let Some(committed) = committed {
+                changes.extend(committed);
+                changes.push(StoreChange::PutMeta(self.meta.clone()));
+            }
             if staged {
                 changes.extend(self.switch_when_consistent());
             }
@@ -273,6 +280,47 @@ impl Replica {
         if gap {
             self.subscribe(context, out);
         }
+        Ok(())
+    }
+
+    /// in_sync: takes in the commit point, as far as the log reaches. `None`: nothing new. The meta is the caller's to write.
+    fn learn_commit(
+        &mut self,
+        context: &Context<'_>,
+        commit: Pair,
+        batch: u64,
+    ) -> Result<Option<Vec<StoreChange>>, StoreError> {
+        let rebuilding = self.staged.is_some();
+        let side = self.staged.as_mut().unwrap_or(&mut self.live);
+        let upto = commit.min(side.position);
+        if side.applied.is_none_or(|applied| upto <= applied) {
+            return Ok(None);
+        }
+        let changes = side.commit(self.shard, context.stored, batch, upto, rebuilding)?;
+        match &mut self.meta.staging {
+            Some(staging) if rebuilding => staging.contents.applied = Some(upto),
+            _ => self.meta.live.applied = Some(upto),
+        }
+        Ok(Some(changes))
+    }
+
+    /// in_sync: a pulse tells the commit point when there are no records to tell it.
+    fn on_commit(
+        &mut self,
+        context: &Context<'_>,
+        commit: Pair,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let rebuilding = self.staged.is_some();
+        let batch = self.next_batch();
+        let Some(mut changes) = self.learn_commit(context, commit, batch)? else {
+            return Ok(());
+        };
+        changes.push(StoreChange::PutMeta(self.meta.clone()));
+        if rebuilding {
+            changes.extend(self.switch_when_consistent());
+        }
+        self.persist(changes, out);
         Ok(())
     }
 
@@ -290,11 +338,13 @@ impl Replica {
         if secondary.phase != Phase::Streaming {
             return Ok(());
         }
-        let missing = pulse.position > position && idle;
+        // A primary forgets the stream of a copy that a row left out, though the copy may never hear of that row.
+        let missing = (pulse.position > position && idle) || pulse.stream != secondary.stream;
         if missing && context.now.since(secondary.progress) > interval {
             self.subscribe(context, out);
             return Ok(());
         }
+        self.on_commit(context, pulse.commit, out)?;
         // An acknowledgement may have been lost, and the primary counts on it.
         self.acknowledge(context, out);
         self.trim_to(context, pulse.base, out)
@@ -302,12 +352,17 @@ impl Replica {
 
     /// The answer to an acknowledgement that this very process sent tells how old the copy is.
     fn on_echo(&mut self, context: &Context<'_>, pulse: &Pulse) {
+        // Nothing beyond it was acknowledged.
+        let position = match self.live.applied {
+            Some(_) => pulse.commit,
+            None => pulse.position,
+        };
         if Mutant::AgeFromAnswer.on() {
-            self.age.answered(context.now, pulse.position);
+            self.age.answered(context.now, position);
         } else if let Some(echo) = pulse.echo
             && echo.stream >> 32 == self.me.incarnation.0
         {
-            self.age.answered(echo.sent, pulse.position);
+            self.age.answered(echo.sent, position);
         }
     }
 
@@ -419,11 +474,14 @@ impl Applied {
         side: &mut Side,
         stored: &dyn Stored,
         encoded: EncodedRecord,
-        record: &Record,
+        record: Record,
         rebuilding: bool,
     ) -> Result<(), StoreError> {
         let id = record.request_id();
-        for change in record.changes().iter().filter(|change| change.is_write()) {
+        // in_sync: the objects take it in when it is committed.
+        let in_sync = side.applied.is_some();
+        let writes = record.changes().iter().filter(|change| change.is_write());
+        for change in writes.filter(|_| !in_sync) {
             let before = side.newest(self.shard, stored, &change.key)?;
             let after = match change.apply(
                 before.clone(),
@@ -457,6 +515,9 @@ impl Applied {
         }
         side.position = encoded.pair;
         side.checksum = encoded.checksum;
+        if in_sync {
+            side.pending.push(record);
+        }
         self.records.push(StoreChange::AppendRecord {
             generation: self.generation,
             record: encoded,

@@ -1,10 +1,14 @@
 //! One generation of a copy's contents in memory: where its log ends, and what of it is on its way to the disk.
 
 use super::overlay::Overlay;
+use super::pending::Pending;
+use crate::mutant::Mutant;
 use crate::object::Object;
-use crate::record::EncodedRecord;
+use crate::record::{EncodedRecord, Record};
 use crate::request::DedupEntry;
-use crate::store::{Contents, Generation, StoreError, Stored};
+use crate::store::{Contents, Generation, StoreChange, StoreError, Stored};
+use bytes::Bytes;
+use std::collections::BTreeMap;
 use understudy_proto::{Pair, RequestId, ShardId};
 
 /// The live generation, or the one that is being rebuilt beside it.
@@ -16,7 +20,15 @@ pub(super) struct Side {
     /// The running checksum there.
     pub checksum: u64,
     pub overlay: Overlay,
+    /// in_sync: the commit point as far as it is known here; the objects, with what is on its way to the disk, hold the records
+    /// up to it. `None`: lazy.
+    pub applied: Option<Pair>,
+    /// in_sync: the records after it.
+    pub pending: Pending,
 }
+
+/// Bytes of records that are read at once.
+const PENDING_READ_BYTES: usize = 4 * 1024 * 1024;
 
 impl Side {
     pub fn open(contents: &Contents, last: Option<&EncodedRecord>) -> Side {
@@ -28,11 +40,26 @@ impl Side {
             position,
             checksum,
             overlay: Overlay::default(),
+            applied: contents.applied,
+            pending: Pending::default(),
         }
     }
 
     /// The state that the next write meets.
     pub fn newest(
+        &self,
+        shard: ShardId,
+        stored: &dyn Stored,
+        key: &[u8],
+    ) -> Result<Option<Object>, StoreError> {
+        match self.pending.newest(key) {
+            Some(state) => Ok(state.clone()),
+            None => self.committed(shard, stored, key),
+        }
+    }
+
+    /// in_sync: the state at the commit point. Lazy: the newest.
+    pub fn committed(
         &self,
         shard: ShardId,
         stored: &dyn Stored,
@@ -71,4 +98,95 @@ impl Side {
                 .map(|entry| (0, entry))),
         }
     }
+
+    /// After a start: reads what was not committed when the process ended.
+    pub fn load_pending(&mut self, shard: ShardId, stored: &dyn Stored) -> Result<(), StoreError> {
+        let applied = self.applied.unwrap_or(self.position).version.0;
+        let wanted = self.position.version.0.saturating_sub(applied) as usize;
+        if self.pending.len() == wanted {
+            return Ok(());
+        }
+        let corrupt = |what: &str| StoreError::Corrupt(format!("shard {shard}: {what}"));
+        while self.pending.len() < wanted {
+            let next = (applied + self.pending.len() as u64 + 1).into();
+            let records = stored.records(shard, self.generation, next, PENDING_READ_BYTES)?;
+            if records.is_empty() {
+                return Err(corrupt("a record that is not committed is missing"));
+            }
+            for encoded in records {
+                let decoded = Record::decode(&encoded.bytes);
+                let (record, _) = decoded.map_err(|malformed| corrupt(malformed.0))?;
+                self.pending.push(record);
+            }
+        }
+        Ok(())
+    }
+
+    /// At a new primary: the states that the pending records lead to.
+    pub fn look_ahead(&mut self, shard: ShardId, stored: &dyn Stored) -> Result<(), StoreError> {
+        self.pending.forget_ahead();
+        let records: Vec<Record> = self.pending.records().cloned().collect();
+        for record in records {
+            let Some(id) = record.request_id() else {
+                continue;
+            };
+            for change in record.changes().iter().filter(|change| change.is_write()) {
+                let before = self.newest(shard, stored, &change.key)?;
+                let after = change.apply(before, record.pair, id);
+                let after = after.map_err(|_| not_as_found(shard, record.pair))?;
+                self.pending
+                    .put_ahead(change.key.clone(), record.pair, after);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the commit point: the objects take in the records up to it, in the log's order. What has to be written with it,
+    /// the meta aside. `rebuilding` as in a rebuilt copy: only objects that are as the record found them.
+    pub fn commit(
+        &mut self,
+        shard: ShardId,
+        stored: &dyn Stored,
+        batch: u64,
+        upto: Pair,
+        rebuilding: bool,
+    ) -> Result<Vec<StoreChange>, StoreError> {
+        assert!(
+            self.applied.is_some_and(|applied| applied < upto) && upto <= self.position,
+            "{shard}: the commit point goes from {:?} to {upto}, the log ends at {}",
+            self.applied,
+            self.position
+        );
+        let mut objects: BTreeMap<Bytes, Option<Object>> = BTreeMap::new();
+        while let Some(record) = self.pending.take_upto(upto) {
+            let Some(id) = record.request_id() else {
+                continue;
+            };
+            for change in record.changes().iter().filter(|change| change.is_write()) {
+                let before = self.committed(shard, stored, &change.key)?;
+                let after = match change.apply(before.clone(), record.pair, id) {
+                    Ok(after) => after,
+                    Err(_) if rebuilding || Mutant::ApplyOutOfOrder.on() => continue,
+                    Err(_) => return Err(not_as_found(shard, record.pair)),
+                };
+                self.overlay
+                    .put_object(batch, change.key.clone(), before, after.clone());
+                objects.insert(change.key.clone(), after);
+            }
+        }
+        self.applied = Some(upto);
+        let generation = self.generation;
+        let put = |(key, object)| StoreChange::PutObject {
+            generation,
+            key,
+            object,
+        };
+        Ok(objects.into_iter().map(put).collect())
+    }
+}
+
+fn not_as_found(shard: ShardId, pair: Pair) -> StoreError {
+    StoreError::Corrupt(format!(
+        "shard {shard}: an object is not as record {pair} found it"
+    ))
 }

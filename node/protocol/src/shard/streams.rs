@@ -85,6 +85,10 @@ impl Streams {
             .map(|s| s.acknowledged)
     }
 
+    fn stream_of(&self, copy: CopyId) -> u64 {
+        self.subscribers.get(&copy).map_or(0, |s| s.stream)
+    }
+
     /// What to give back to a copy, so that it can tell its age.
     fn echo(&self, copy: CopyId) -> Option<Echo> {
         let subscriber = self.subscribers.get(&copy)?;
@@ -165,7 +169,8 @@ impl Replica {
         let overtaken = primary
             .streams
             .is_overtaken(subscribe.copy, subscribe.stream);
-        if subscribe.epoch > epoch || !member || !primary.serving || overtaken {
+        let open = primary.serving || self.live.applied.is_some();
+        if subscribe.epoch > epoch || !member || !open || overtaken {
             // A subscription that was overtaken must not take the place of the one that the copy listens to.
             return Ok(());
         }
@@ -177,7 +182,7 @@ impl Replica {
             return self.send_chunk(context, from, subscribe.stream, progress, out);
         }
         let (cut, mode) = self.judge(context, &subscribe)?;
-        if mode == BranchMode::Records {
+        if mode == BranchMode::Records || Mutant::AckOfAnotherStream.on() {
             self.register(&subscribe, false);
         }
         if mode == BranchMode::Rebuild && self.row().secondaries.contains(&subscribe.copy) {
@@ -268,7 +273,13 @@ impl Replica {
             credit: subscribe.credit,
             sent: subscribe.position,
             // Its position may still be on its way to its disk; it acknowledges as soon as it knows its branch.
-            acknowledged: Pair::ZERO,
+            acknowledged: match Mutant::AckOfAnotherStream.on() {
+                true => Pair {
+                    epoch: subscribe.epoch,
+                    version: subscribe.position.version,
+                },
+                false => Pair::ZERO,
+            },
             under_way: VecDeque::new(),
             under_way_bytes: 0,
             copying,
@@ -286,7 +297,11 @@ impl Replica {
         ack: Ack,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        let durable = self.durable;
+        // in_sync: a copy may have durable what is still on its way to the disk here.
+        let here = match self.live.applied {
+            Some(_) => self.live.position,
+            None => self.durable,
+        };
         let Role::Primary(primary) = &mut self.role else {
             return Ok(());
         };
@@ -303,14 +318,15 @@ impl Replica {
             return Ok(());
         }
         assert!(
-            ack.position <= durable,
-            "{}: {} has {}, the primary only {durable}",
+            ack.position <= here,
+            "{}: {} has {}, the primary only {here}",
             self.shard,
             ack.copy,
             ack.position
         );
         subscriber.acknowledged = ack.position;
         subscriber.heard = subscriber.heard.max(Some(ack.sent));
+        primary.members.heard(ack.copy, context.now);
         while subscriber
             .under_way
             .front()
@@ -323,13 +339,17 @@ impl Replica {
         self.on_copies_moved(context, out)
     }
 
-    /// Sends every copy what is durable here and fits its credit.
+    /// Sends every copy what fits its credit: lazy what is durable here, in_sync every record as soon as it is formed.
     pub(super) fn feed(
         &mut self,
         context: &Context<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         let (shard, generation, durable) = (self.shard, self.live.generation, self.durable);
+        let (upto, commit) = match self.live.applied {
+            Some(applied) => (self.live.position, applied),
+            None => (durable, Pair::ZERO),
+        };
         let Role::Primary(primary) = &mut self.role else {
             return Ok(());
         };
@@ -337,10 +357,10 @@ impl Replica {
         let mut subscribers = std::mem::take(&mut primary.streams.subscribers);
         for (copy, subscriber) in &mut subscribers {
             while !subscriber.copying
-                && subscriber.sent < durable
+                && subscriber.sent < upto
                 && subscriber.under_way_bytes < subscriber.credit
             {
-                let records = match primary.streams.tail_after(subscriber.sent, durable) {
+                let records = match primary.streams.tail_after(subscriber.sent, upto) {
                     Some(records) => records,
                     None => {
                         let from = subscriber.sent.version.next();
@@ -366,6 +386,7 @@ impl Replica {
                     epoch,
                     stream: subscriber.stream,
                     records,
+                    commit,
                 });
                 out.push(Effect::Send {
                     to: copy.node,
@@ -384,13 +405,15 @@ impl Replica {
         let (position, base) = (self.durable, self.meta.live.base);
         let me = self.copy();
         let row = self.row().clone();
+        let in_sync = self.live.applied.is_some();
+        let commit = self.live.applied.unwrap_or(Pair::ZERO);
         let primary = self.primary_mut();
-        if context.now < primary.streams.next_pulse || !primary.serving {
+        if context.now < primary.streams.next_pulse || !(primary.serving || in_sync) {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
-        let epoch = primary.epoch;
-        let leased = self.leased(context, epoch) || Mutant::BoundedWithoutLease.on();
+        let (epoch, serving) = (primary.epoch, primary.serving);
+        let leased = serving && (self.leased(context, epoch) || Mutant::BoundedWithoutLease.on());
         if leased {
             self.age.serves(context.now);
         }
@@ -408,6 +431,8 @@ impl Replica {
                     position,
                     base,
                     echo: primary.streams.echo(*copy).filter(|_| leased),
+                    commit,
+                    stream: primary.streams.stream_of(*copy),
                 }),
             });
         }
@@ -421,6 +446,7 @@ impl Replica {
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
             }
         }
+        self.keep_in_sync(context, out);
     }
 
     /// The row changed and this process stays primary.
@@ -444,7 +470,10 @@ impl Replica {
         }
         // New members learn of their primary from its pulse; the next one is due at once.
         primary.streams.next_pulse = context.now;
-        self.pulse(context, out);
+        self.on_in_sync_row(context, out)?;
+        if let Role::Primary(_) = self.role {
+            self.pulse(context, out);
+        }
         Ok(())
     }
 }

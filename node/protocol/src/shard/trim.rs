@@ -89,7 +89,7 @@ impl Replica {
         else {
             return Ok(());
         };
-        let mut upto = wanted.min(self.durable);
+        let mut upto = wanted.min(self.visible);
         let row = self.row().clone();
         if let Some(cut) = row.oldest_open_cut {
             upto = upto.min(cut);
@@ -127,7 +127,7 @@ impl Replica {
         upto: Pair,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        if upto <= self.meta.live.base || upto >= self.durable || self.staged.is_some() {
+        if upto <= self.meta.live.base || upto >= self.visible || self.staged.is_some() {
             return Ok(());
         }
         if self

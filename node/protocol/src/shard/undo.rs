@@ -1,7 +1,8 @@
 //! Giving back a tail that a failover cut off: the records after the cut go, from the last to the first, each in one
 //! atomic batch, into the orphan log, and the objects, dedup entries and epoch starts become what they were before.
 //!
-//! Nothing acknowledged is dropped here: what was acknowledged and cut off is in the orphan log afterwards (I7).
+//! Nothing acknowledged is dropped here: what was acknowledged and cut off is in the orphan log afterwards (I7). What an
+//! in_sync shard never committed was never acknowledged: it is logged and dropped, and no object changes.
 
 use super::replica::Replica;
 use super::secondary::Phase;
@@ -82,7 +83,14 @@ impl Replica {
         })?;
         let batch = self.next_batch();
         let mut changes = Vec::new();
-        for change in record.changes().iter().filter(|change| change.is_write()) {
+        // in_sync: the objects never held what is not committed.
+        let applied = self.live.applied;
+        let committed = applied.is_none_or(|applied| version <= applied.version);
+        if !committed {
+            self.live.pending.take_back(record.pair);
+        }
+        let writes = record.changes().iter().filter(|change| change.is_write());
+        for change in writes.filter(|_| committed) {
             let after = self.live.newest(self.shard, context.stored, &change.key)?;
             let before = change.undo(after.clone(), record.pair).map_err(|_| {
                 StoreError::Corrupt(format!(
@@ -110,6 +118,11 @@ impl Replica {
         }
         self.live.position = record.previous;
         self.live.checksum = record.previous_checksum;
+        if applied.is_some() && committed {
+            self.live.applied = Some(record.previous);
+            self.meta.live.applied = self.live.applied;
+            changes.push(StoreChange::PutMeta(self.meta.clone()));
+        }
         if record.is_epoch_start() {
             let popped = self.meta.live.epoch_starts.pop();
             assert_eq!(
@@ -123,11 +136,15 @@ impl Replica {
                 version,
             });
             changes.push(StoreChange::PutMeta(self.meta.clone()));
-        } else if Mutant::DropOrphans.on() {
+        } else if !committed || Mutant::DropOrphans.on() {
             changes.push(StoreChange::RemoveRecord {
                 generation,
                 version,
             });
+            if let Some(request) = record.request_id().filter(|_| !committed) {
+                let pair = record.pair;
+                out.push(Effect::Dropped { pair, request });
+            }
         } else {
             let known = self.is_orphan(context, record.pair)?;
             let epoch_starts = self.meta.live.epoch_starts.clone();

@@ -218,9 +218,13 @@ impl Tables {
             let why = "a person declared this data folder lost: start with an empty one";
             return Err(not_allowed(why));
         }
+        let before = self.membership.by_name(&r.name).map(NodeEntry::copy);
         let (entry, new) = self.membership.register(r)?;
         let process = entry.process();
         if new {
+            if let Some(before) = before.filter(|before| before.store != r.store) {
+                self.forget_eligible(before, changes);
+            }
             self.set_node(entry, changes);
         }
         Ok(Answer::Registered { process })
@@ -354,7 +358,13 @@ impl Tables {
         let mut namespace = self.known_namespace(name)?;
         expect_revision(revision, namespace.revision)?;
         settings.check()?;
+        if namespace.settings.policy != settings.policy {
+            return Err(not_allowed(
+                "the mode of a namespace is fixed at its creation",
+            ));
+        }
         if namespace.settings != *settings {
+            self.set_min_in_sync(&namespace, settings, changes);
             namespace.settings = settings.clone();
             namespace.revision = changes.revision;
             let copy = namespace.clone();
@@ -362,6 +372,35 @@ impl Tables {
             changes.push(Changed::Namespace(namespace.clone()));
         }
         Ok(Answer::Namespace(Box::new(namespace)))
+    }
+
+    fn set_min_in_sync(
+        &mut self,
+        namespace: &Namespace,
+        settings: &NamespaceSettings,
+        changes: &mut Changes,
+    ) {
+        let Some(min) = settings.row_min_in_sync() else {
+            return;
+        };
+        for shard in namespace.shard_ids() {
+            let row = self.naming.shards.get_mut(&shard);
+            let row = row.expect("a namespace has the rows of its shards");
+            if row.set_min_in_sync(min) {
+                row.revision = changes.revision;
+                changes.push(Changed::Shard(shard, row.clone()));
+            }
+        }
+    }
+
+    /// A copy whose store is gone does not come back as what it was.
+    fn forget_eligible(&mut self, copy: CopyId, changes: &mut Changes) {
+        for (shard, row) in &mut self.naming.shards {
+            if row.eligible.remove(&copy) {
+                row.revision = changes.revision;
+                changes.push(Changed::Shard(*shard, row.clone()));
+            }
+        }
     }
 
     fn delete_namespace(&mut self, name: &str, changes: &mut Changes) -> Outcome {
@@ -404,7 +443,8 @@ impl Tables {
         expect_revision(Some(change.revision), old.revision)?;
         self.check_copies_are_of_known_nodes(&change.op)?;
         let mut new = old.clone();
-        new.change(&change.op, &self.naming.lost)?;
+        let present = |copy| self.process_of(copy).is_some() && !self.is_lost(copy);
+        new.change(&change.op, &self.naming.lost, &present)?;
         new.revision = changes.revision;
         let faults = new.faults();
         assert!(faults.is_empty(), "shard {shard}: {faults:?} in {new:?}");
@@ -449,7 +489,9 @@ impl Tables {
                 Ok(())
             }
             EntryOp::Promote { promoted, .. } => newest(*promoted),
-            EntryOp::AddJoining { copy, .. } | EntryOp::Complete { copy, .. } => present(*copy),
+            EntryOp::AddJoining { copy, .. }
+            | EntryOp::Complete { copy, .. }
+            | EntryOp::AddInSync { copy, .. } => present(*copy),
             _ => Ok(()),
         }
     }

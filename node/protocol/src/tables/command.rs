@@ -178,6 +178,16 @@ pub enum EntryOp {
         copy: CopyId,
         followed: Epoch,
     },
+    /// At the request of the primary, which demands the copy's acknowledgements already; proposed with the revision that the
+    /// primary knew, never with a later one.
+    AddInSync {
+        epoch: Epoch,
+        copy: CopyId,
+    },
+    DropInSync {
+        epoch: Epoch,
+        copy: CopyId,
+    },
 }
 
 /// What a command did.

@@ -3,7 +3,8 @@
 //! Every change is one of the [`EntryOp`]s, a compare-and-set on the row's revision; each checks before and after it.
 
 use super::command::{EntryOp, Refusal, not_allowed};
-use crate::effect::Assignment;
+use super::in_sync::Present;
+use crate::effect::{Assignment, InSyncSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::{CopyId, Epoch, NamespaceId, Pair, ProcessId, Revision};
@@ -54,10 +55,14 @@ pub struct ShardEntry {
     /// Oldest first.
     pub open_cuts: Vec<OpenCut>,
     pub begun: Option<Begun>,
+    /// Of an `in_sync` namespace: the members that the set needs for anything to commit. `None`: lazy. It stands in the row, so
+    /// that it changes with the set and not beside it.
+    #[serde(default)]
+    pub min_in_sync: Option<u32>,
 }
 
 impl ShardEntry {
-    pub(super) fn new(namespace: NamespaceId) -> ShardEntry {
+    pub(super) fn new(namespace: NamespaceId, min_in_sync: Option<u32>) -> ShardEntry {
         ShardEntry {
             namespace,
             revision: Revision::ZERO,
@@ -72,6 +77,7 @@ impl ShardEntry {
             relays: BTreeMap::new(),
             open_cuts: Vec::new(),
             begun: None,
+            min_in_sync,
         }
     }
 
@@ -98,13 +104,11 @@ impl ShardEntry {
             joining: self.joining.iter().copied().collect(),
             oldest_open_cut: self.open_cuts.iter().map(|cut| cut.cut).min(),
             open_cut_lists_me: self.cut_lists(copy),
+            in_sync: self.min_in_sync.map(|min| InSyncSet {
+                members: self.in_sync.clone(),
+                min,
+            }),
         }
-    }
-
-    /// The copies that may be promoted. Lazy: every secondary and the old primary.
-    pub fn candidates(&self) -> impl Iterator<Item = CopyId> + '_ {
-        let primary = self.primary.map(ProcessId::copy);
-        self.secondaries.iter().copied().chain(primary)
     }
 
     pub fn is_secondary(&self, copy: CopyId) -> bool {
@@ -117,7 +121,12 @@ impl ShardEntry {
     }
 
     /// Makes the change, or says why it does not fit the row as it is.
-    pub(super) fn change(&mut self, op: &EntryOp, lost: &BTreeSet<CopyId>) -> Result<(), Refusal> {
+    pub(super) fn change(
+        &mut self,
+        op: &EntryOp,
+        lost: &BTreeSet<CopyId>,
+        present: Present,
+    ) -> Result<(), Refusal> {
         match op {
             EntryOp::Place {
                 primary,
@@ -129,13 +138,19 @@ impl ShardEntry {
                 promoted,
                 last,
                 sealed,
-            } => self.promote(*epoch, *promoted, *last, sealed, lost),
+            } => {
+                self.promote(*epoch, *promoted, *last, sealed, lost)?;
+                self.promote_in_sync(promoted.copy(), sealed, present);
+                Ok(())
+            }
             EntryOp::AddJoining { copy, leaving } => self.add_joining(*copy, *leaving),
             EntryOp::Complete { epoch, copy } => self.complete(*epoch, *copy),
             EntryOp::MarkJoining { copy } => self.mark_joining(*copy, false),
             EntryOp::MarkLeaving { copy } => self.mark_joining(*copy, true),
             EntryOp::Remove { copy } => self.remove(*copy),
             EntryOp::CloseCuts { copy, followed } => self.close_cuts(*copy, *followed),
+            EntryOp::AddInSync { epoch, copy } => self.add_in_sync(*epoch, *copy),
+            EntryOp::DropInSync { epoch, copy } => self.drop_in_sync(*epoch, *copy, present),
         }
     }
 
@@ -146,6 +161,7 @@ impl ShardEntry {
         self.epoch = Epoch(1);
         self.primary = Some(primary);
         self.secondaries = secondaries.to_vec();
+        self.begin_in_sync();
         Ok(())
     }
 
@@ -177,7 +193,11 @@ impl ShardEntry {
         let stores = self
             .copies()
             .filter(|c| !sealed.contains(c) && !lost.contains(c));
-        self.open_cut(epoch, last, stores.collect());
+        let stores: BTreeSet<CopyId> = stores.collect();
+        if !self.is_in_sync() {
+            // What an in_sync shard cuts off was never acknowledged.
+            self.open_cut(epoch, last, stores);
+        }
         let old = self.primary.map(ProcessId::copy).filter(|c| *c != copy);
         self.secondaries.retain(|c| *c != copy);
         self.secondaries.extend(old);
@@ -234,11 +254,8 @@ impl ShardEntry {
         if !(self.is_secondary(copy) || may_leave) {
             return Err(not_allowed("that copy is no secondary"));
         }
-        if self.in_sync.contains(&copy) {
-            return Err(not_allowed("that copy is in the in-sync set"));
-        }
+        self.leave_in_sync(copy);
         self.secondaries.retain(|c| *c != copy);
-        self.eligible.remove(&copy);
         self.relays.retain(|_, c| *c != copy);
         self.joining.insert(copy);
         if leaving {
@@ -251,8 +268,8 @@ impl ShardEntry {
         if !self.names(copy) || self.primary.map(ProcessId::copy) == Some(copy) {
             return Err(not_allowed("that copy is the primary or not named"));
         }
-        if self.in_sync.contains(&copy) || self.witnesses.contains(&copy) {
-            return Err(not_allowed("that copy is in the in-sync or witness set"));
+        if self.witnesses.contains(&copy) {
+            return Err(not_allowed("that copy is in the witness set"));
         }
         self.forget(copy);
         Ok(())
@@ -262,7 +279,7 @@ impl ShardEntry {
         self.secondaries.retain(|c| *c != copy);
         self.joining.remove(&copy);
         self.leaving.remove(&copy);
-        self.eligible.remove(&copy);
+        self.leave_in_sync(copy);
         self.relays.retain(|_, c| *c != copy);
     }
 
@@ -290,7 +307,8 @@ impl ShardEntry {
     pub(super) fn declare_lost(&mut self, copy: CopyId) -> bool {
         let before = (self.secondaries.len(), self.joining.len());
         let mut changed = self.strike_from_cuts(copy, Epoch(u64::MAX));
-        let bound = self.in_sync.contains(&copy) || self.witnesses.contains(&copy);
+        let primary = self.primary.map(ProcessId::copy) == Some(copy);
+        let bound = primary || self.witnesses.contains(&copy);
         if !bound {
             self.forget(copy);
             changed |= before != (self.secondaries.len(), self.joining.len());
@@ -314,9 +332,6 @@ impl ShardEntry {
             "a primary exactly when the epoch is above zero",
         );
         check(self.leaving.is_subset(&self.joining), "leaving copies join");
-        let full = |set: &BTreeSet<CopyId>| set.iter().all(|c| self.candidates().any(|d| d == *c));
-        check(full(&self.in_sync), "the in-sync set holds full copies");
-        check(full(&self.eligible), "the eligible hold full copies");
         check(
             self.primary
                 .is_none_or(|p| !self.witnesses.contains(&p.copy())),
@@ -331,6 +346,7 @@ impl ShardEntry {
             !c.stores.is_empty() && c.old_epoch < c.new_epoch && c.new_epoch <= self.epoch
         };
         check(self.open_cuts.iter().all(sound), "an open cut is unsound");
+        faults.extend(self.in_sync_faults().into_iter().map(str::to_string));
         faults
     }
 }

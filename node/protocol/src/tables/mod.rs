@@ -9,6 +9,7 @@ mod apply;
 pub mod bindings;
 pub mod command;
 pub mod entry;
+mod in_sync;
 pub mod invariants;
 pub mod membership;
 pub mod naming;
@@ -18,6 +19,8 @@ pub mod snapshot;
 mod state;
 pub mod watch;
 
+#[cfg(test)]
+mod in_sync_tests;
 #[cfg(test)]
 mod tests;
 

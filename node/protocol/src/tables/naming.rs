@@ -43,8 +43,9 @@ pub enum ConflictPolicy {
 pub struct NamespaceSettings {
     /// Copies of each shard, the primary included.
     pub copies: u32,
+    /// Fixed at creation.
     pub policy: Policy,
-    /// Of the policy in_sync.
+    /// Of the policy in_sync: with fewer members in the set nothing commits. At most `copies`.
     pub min_in_sync: u32,
     /// Where copies may be, the preferred first; empty: everywhere.
     pub sites: Vec<String>,
@@ -71,16 +72,14 @@ impl Default for NamespaceSettings {
 
 impl NamespaceSettings {
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        if self.policy == Policy::InSync {
-            return Err(Refusal::Unimplemented {
-                what: "the policy in_sync".to_string(),
-            });
-        }
         if self.copies == 0 || self.copies > limits::COPIES_MAX {
             return Err(invalid("copies", "has to be 1 to 7"));
         }
         if self.min_in_sync == 0 || self.min_in_sync > limits::COPIES_MAX {
             return Err(invalid("min_in_sync", "has to be 1 to 7"));
+        }
+        if self.policy == Policy::InSync && self.min_in_sync > self.copies {
+            return Err(invalid("min_in_sync", "has to be at most copies"));
         }
         if self.sites.len() > 64 {
             return Err(invalid("sites", "has more than 64"));
@@ -92,6 +91,11 @@ impl NamespaceSettings {
             return Err(invalid("dedup_entries_per_client", "has to be at least 1"));
         }
         Ok(())
+    }
+
+    /// What the rows of its shards bear.
+    pub(super) fn row_min_in_sync(&self) -> Option<u32> {
+        (self.policy == Policy::InSync).then_some(self.min_in_sync)
     }
 
     /// The place of a site in the order of preference; sites that are not named come last.
@@ -183,7 +187,7 @@ impl Naming {
         };
         self.last_shard = ShardId(self.last_shard.0 + u64::from(shards));
         for shard in namespace.shard_ids() {
-            let mut entry = ShardEntry::new(namespace.id);
+            let mut entry = ShardEntry::new(namespace.id, settings.row_min_in_sync());
             entry.revision = revision;
             let reused = self.shards.insert(shard, entry);
             assert!(reused.is_none(), "shard {shard} exists already");

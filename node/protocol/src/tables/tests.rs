@@ -12,13 +12,13 @@ use understudy_proto::limits;
 const DAY: u64 = limits::SESSION_HORIZON_MS;
 
 #[derive(Default)]
-struct Desk {
-    tables: Tables,
+pub(super) struct Desk {
+    pub(super) tables: Tables,
     index: u64,
 }
 
 impl Desk {
-    fn run(&mut self, command: Command) -> Result<Answer, Refusal> {
+    pub(super) fn run(&mut self, command: Command) -> Result<Answer, Refusal> {
         crate::control::tests::choose_mutant();
         self.index += 1;
         let client = ClientId::from_parts(1, 0);
@@ -29,7 +29,12 @@ impl Desk {
             .answer
     }
 
-    fn register(&mut self, name: &str, store: u128, launch: &str) -> Result<ProcessId, Refusal> {
+    pub(super) fn register(
+        &mut self,
+        name: &str,
+        store: u128,
+        launch: &str,
+    ) -> Result<ProcessId, Refusal> {
         let answer = self.run(Command::RegisterNode(registration(name, store, launch)))?;
         match answer {
             Answer::Registered { process } => Ok(process),
@@ -50,12 +55,12 @@ impl Desk {
         }
     }
 
-    fn change(&mut self, shard: ShardId, op: EntryOp) -> Result<(), Refusal> {
+    pub(super) fn change(&mut self, shard: ShardId, op: EntryOp) -> Result<(), Refusal> {
         let revision = self.tables.shard(shard).unwrap().revision;
         self.change_at(shard, revision, op)
     }
 
-    fn change_at(
+    pub(super) fn change_at(
         &mut self,
         shard: ShardId,
         revision: Revision,
@@ -227,7 +232,7 @@ fn shard_ids_are_never_reused() {
 }
 
 #[test]
-fn a_namespace_has_its_bounds_and_no_in_sync_yet() {
+fn a_namespace_has_its_bounds() {
     let mut desk = Desk::default();
     assert!(desk.create("", 1).is_err() && desk.create("a", 0).is_err());
     assert!(desk.create("a", 4_097).is_err());
@@ -236,20 +241,6 @@ fn a_namespace_has_its_bounds_and_no_in_sync_yet() {
         desk.create("a", 1),
         Err(Refusal::AlreadyExists { .. })
     ));
-    let settings = NamespaceSettings {
-        policy: Policy::InSync,
-        ..NamespaceSettings::default()
-    };
-    let name = "b".to_string();
-    let refused = desk.run(Command::CreateNamespace {
-        name,
-        shards: 1,
-        settings,
-    });
-    assert_eq!(
-        Failure::from(refused.unwrap_err()).reason,
-        Reason::Unimplemented
-    );
 }
 
 #[test]
@@ -630,6 +621,8 @@ fn op() -> impl Strategy<Value = EntryOp> {
         copy().prop_map(|copy| EntryOp::MarkLeaving { copy }),
         copy().prop_map(|copy| EntryOp::Remove { copy }),
         (copy(), epoch()).prop_map(|(copy, followed)| EntryOp::CloseCuts { copy, followed }),
+        (epoch(), copy()).prop_map(|(epoch, copy)| EntryOp::AddInSync { epoch, copy }),
+        (epoch(), copy()).prop_map(|(epoch, copy)| EntryOp::DropInSync { epoch, copy }),
     ]
 }
 
@@ -657,8 +650,10 @@ fn command() -> impl Strategy<Value = (Command, bool)> {
         1 => (node(), state).prop_map(|(node, state)| Command::SetNodeState { node, revision: Revision::ZERO, state }),
         1 => (node(), any::<bool>()).prop_map(|(node, drain)| Command::DrainNode { node, drain }),
         1 => node().prop_map(|node| Command::RemoveNode { node }),
-        1 => (name(), 1..3_u32).prop_map(|(name, shards)| {
-            Command::CreateNamespace { name, shards, settings: NamespaceSettings::default() }
+        1 => (name(), 1..3_u32, any::<bool>()).prop_map(|(name, shards, in_sync)| {
+            let policy = if in_sync { Policy::InSync } else { Policy::Lazy };
+            let settings = NamespaceSettings { policy, ..NamespaceSettings::default() };
+            Command::CreateNamespace { name, shards, settings }
         }),
         1 => name().prop_map(|name| Command::DeleteNamespace { name }),
         12 => prop::collection::vec(change(), 1..3).prop_map(Command::ChangeEntries),

@@ -5,7 +5,7 @@ use super::machine::SHARD;
 use super::world::World;
 use std::collections::BTreeSet;
 use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision};
-use understudy_protocol::effect::{Assignment, HandOver, Input};
+use understudy_protocol::effect::{Assignment, HandOver, InSyncSet, Input};
 use understudy_protocol::invariants::Row;
 use understudy_protocol::time::Duration;
 
@@ -31,6 +31,15 @@ impl World {
             .map(|text| text.split(',').map(open_cut).collect())
             .transpose()?
             .unwrap_or_default();
+        let members = words.nodes_option("in-sync")?;
+        let min: Option<u32> = words.number_option("min-in-sync")?;
+        let in_sync = match min {
+            Some(min) => Some(InSyncSet {
+                members: self.copies_of(&members)?.into_iter().collect(),
+                min,
+            }),
+            None => None,
+        };
         let to = words.option("to").map(|text| match text {
             "nobody" => Ok(Vec::new()),
             text => text.split(',').map(node).collect::<Parsed<Vec<_>>>(),
@@ -51,12 +60,15 @@ impl World {
             joining: self.copies_of(&joining)?,
             oldest_open_cut: cuts.iter().map(|(cut, _)| *cut).min(),
             open_cut_lists_me: false,
+            in_sync: in_sync.clone(),
         };
         let row = Row {
             epoch,
             primary,
             listed: self.copies_of(&listed(&cuts))?.into_iter().collect(),
             secondaries: assignment.secondaries.iter().copied().collect(),
+            in_sync: in_sync.clone(),
+            ..Row::default()
         };
         let changed = self.invariants.on_row(SHARD, row);
         self.check(changed);

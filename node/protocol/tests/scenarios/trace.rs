@@ -101,6 +101,9 @@ fn meta(meta: &Meta) -> String {
         meta.promise,
         pairs(&meta.live.epoch_starts)
     );
+    if let Some(applied) = meta.live.applied {
+        text += &format!(", committed {applied}");
+    }
     if meta.live.base != Pair::ZERO {
         text += &format!(", log after {}", meta.live.base);
     }
@@ -158,7 +161,8 @@ pub fn message(message: &Message) -> String {
         Message::Records(m) => {
             let sent = list(&m.records, " ", |record| record.pair.to_string());
             format!(
-                "records {sent} (epoch {epoch}, stream {})",
+                "records {sent}{} (epoch {epoch}, stream {})",
+                commit(m.commit),
                 stream(m.stream)
             )
         }
@@ -183,8 +187,11 @@ pub fn message(message: &Message) -> String {
             )
         }
         Message::Pulse(m) => format!(
-            "pulse: at {}, log after {} (epoch {epoch})",
-            m.position, m.base
+            "pulse: at {}, log after {}{}{} (epoch {epoch})",
+            m.position,
+            m.base,
+            commit(m.commit),
+            if m.stream == 0 { ", no stream" } else { "" }
         ),
         Message::Reject(_) => format!("reject (epoch {epoch})"),
         Message::Submit(m) => {
@@ -206,6 +213,14 @@ pub fn message(message: &Message) -> String {
             });
             format!("{fates}everywhere up to {} (epoch {epoch})", m.everywhere)
         }
+    }
+}
+
+/// Only in_sync shards have a commit point.
+fn commit(pair: Pair) -> String {
+    match pair {
+        Pair::ZERO => String::new(),
+        pair => format!(", committed {pair}"),
     }
 }
 
@@ -253,6 +268,18 @@ pub fn ask(ask: &Ask) -> String {
         }
         Ask::TooFarBehind { epoch, copy } => {
             format!("to mark n{} as joining (epoch {epoch})", copy.node)
+        }
+        Ask::AddInSync { epoch, copy, .. } => {
+            format!(
+                "to take n{} into the in-sync set (epoch {epoch})",
+                copy.node
+            )
+        }
+        Ask::DropInSync { epoch, copy, .. } => {
+            format!(
+                "to drop n{} from the in-sync set (epoch {epoch})",
+                copy.node
+            )
         }
     }
 }

@@ -9,10 +9,10 @@ use super::managers::NamedRow;
 use super::{show, trace};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use understudy_proto::NodeId;
 use understudy_proto::failure::Failure;
-use understudy_protocol::effect::{Caller, Effect, Input};
-use understudy_protocol::invariants::{Checked, Holder, Invariants};
+use understudy_proto::{Epoch, NodeId, Pair};
+use understudy_protocol::effect::{Assignment, Caller, Effect, Input};
+use understudy_protocol::invariants::{Checked, Commit, Holder, Invariants};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings};
@@ -47,6 +47,10 @@ struct Call {
 struct Asked {
     key: Bytes,
     freshness: Freshness,
+}
+
+fn machine_row(machine: &Machine) -> Option<&Assignment> {
+    machine.replica.as_ref()?.assignment()
 }
 
 impl World {
@@ -201,6 +205,19 @@ impl World {
                 self.say_outside(format!("n{node} answers: {found}, token {}", answer.token));
                 let read = self.invariants.on_read(process, SHARD, answer.token);
                 self.check(read);
+                let row = machine_row(self.machine(node)?);
+                if row.is_some_and(|row| row.in_sync.is_some()) {
+                    let objects = [(key.clone(), answer.objects[0].clone())];
+                    let newest = level == ReadLevel::Primary;
+                    let read = self.invariants.on_committed_read(
+                        process,
+                        SHARD,
+                        newest,
+                        answer.token,
+                        &objects,
+                    );
+                    self.check(read);
+                }
                 if level == ReadLevel::Primary {
                     self.check_served(node)?;
                 }
@@ -310,7 +327,9 @@ impl World {
 
     pub(super) fn step(&mut self, node: NodeId, input: Input) -> Parsed<()> {
         let now = self.now;
+        let before = self.commit_point(node)?;
         let effects = self.machine_mut(node)?.step(now, input)?;
+        self.check_commit(node, before)?;
         for effect in effects {
             self.carry_out(node, effect)?;
         }
@@ -324,6 +343,34 @@ impl World {
                 .invariants
                 .on_serving(self.machine(node)?.process(), SHARD, epoch);
             self.check(serves);
+        }
+        Ok(())
+    }
+
+    /// The epoch in which the copy acts as primary of an in_sync shard, and up to where it committed.
+    fn commit_point(&self, node: NodeId) -> Parsed<(Option<Epoch>, Option<Pair>)> {
+        let replica = self.machine(node)?.replica.as_ref();
+        Ok(replica.map_or((None, None), |it| (it.claim(), it.committed())))
+    }
+
+    fn check_commit(&mut self, node: NodeId, before: (Option<Epoch>, Option<Pair>)) -> Parsed<()> {
+        let after = self.commit_point(node)?;
+        let machine = self.machine(node)?;
+        let row = machine.replica.as_ref().and_then(|it| it.assignment());
+        let set = row.and_then(|row| row.in_sync.clone());
+        if let (Some(epoch), Some(pair), Some(set)) = (before.0.or(after.0), after.1, set)
+            && before.1 != after.1
+            && before.1.is_some()
+        {
+            let copy = machine.copy();
+            let commit = Commit {
+                copy,
+                epoch,
+                pair,
+                set,
+            };
+            let checked = self.invariants.on_committed(SHARD, &commit);
+            self.check(checked);
         }
         Ok(())
     }
@@ -382,6 +429,10 @@ impl World {
             }
             Effect::Ask(ask) => {
                 self.say_outside(format!("  n{node} asks the managers {}", trace::ask(&ask)));
+            }
+            Effect::Dropped { pair, request } => {
+                let id = trace::request_id(request);
+                self.say(format!("  n{node} drops {pair} ({id}), never acknowledged"));
             }
             Effect::Broken(error) => self.say_outside(format!("  n{node} IS BROKEN: {error}")),
             Effect::Read {
