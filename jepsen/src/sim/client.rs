@@ -24,6 +24,11 @@ const ATTEMPT_US: u64 = 400_000;
 const PAUSE_US: u64 = 30_000;
 /// Attempts after which the managers are asked, whatever the answers were.
 const WALK_MAX: u32 = 4;
+/// Acknowledged updates that a client may ask again late.
+const PAST_MAX: usize = 24;
+/// How often it does, and how often it ends its session.
+const LATE_PERMILLE: u64 = 40;
+const END_PERMILLE: u64 = 4;
 
 /// Where the namespaces' shards are.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +59,10 @@ pub struct Client {
     routes: BTreeMap<ShardId, Vec<usize>>,
     task: Option<Task>,
     last: Option<(ShardId, Request, Vec<String>)>,
+    /// Updates that were acknowledged, the newest last.
+    past: VecDeque<(ShardId, Request, Vec<String>)>,
+    /// Whether it says up to where it needs no answers any more.
+    marks: bool,
     /// Steps that come before the workload's.
     pub errands: VecDeque<Step>,
     /// No step is begun any more once the errands are done.
@@ -108,6 +117,8 @@ impl Client {
             routes: BTreeMap::new(),
             task: None,
             last: None,
+            past: VecDeque::new(),
+            marks: dice.permille(600),
             errands: VecDeque::new(),
             resting: false,
             errands_failed: 0,
@@ -160,7 +171,21 @@ impl Client {
         }
         let is_errand = errand.is_some();
         let step = errand.unwrap_or_else(|| self.workload.step());
-        let Some((shard, what)) = self.prepare(&step) else {
+        let late = match is_errand || !self.dice.permille(LATE_PERMILLE) {
+            true => None,
+            false => self.ask_late(),
+        };
+        if !is_errand && self.dice.permille(END_PERMILLE) {
+            self.end_session(env);
+        }
+        let (step, prepared) = match late {
+            Some(late) => (Step::Again, Some(late)),
+            None => {
+                let prepared = self.prepare(&step);
+                (step, prepared)
+            }
+        };
+        let Some((shard, what)) = prepared else {
             return self.rest(env);
         };
         let patience = if is_errand {
@@ -186,6 +211,37 @@ impl Client {
     fn rest(&mut self, env: &mut Env) {
         let think = self.dice.between(self.think_us / 2, self.think_us * 2);
         self.wake(think, Wake::Next, env);
+    }
+
+    /// An old request once more, as a network may bring it late.
+    fn ask_late(&mut self) -> Option<(ShardId, What)> {
+        let at = self.dice.index(self.past.len().max(1));
+        let (shard, request, keys) = self.past.get(at).cloned()?;
+        let what = What::Write {
+            request,
+            copies: 0,
+            keys,
+        };
+        Some((shard, what))
+    }
+
+    /// Ends its session and goes on under another id.
+    fn end_session(&mut self, env: &mut Env) {
+        let client = self.id;
+        for manager in 0..self.space.managers {
+            let id = RequestId {
+                client,
+                sequence: Sequence(1),
+            };
+            let command = Command::CloseSession { client };
+            let parcel = Parcel::Propose { id, command };
+            env.send(Place::Client(self.number), Place::Manager(manager), parcel);
+        }
+        env.note(format_args!("c{} ends {client}", self.number + 1));
+        let at = wall_ms(env.now_us) + self.number as u64;
+        self.id = ClientId::from_parts(at, self.dice.wide() >> 54);
+        self.sequence = 0;
+        self.last = None;
     }
 
     fn prepare(&mut self, step: &Step) -> Option<(ShardId, What)> {
@@ -259,7 +315,8 @@ impl Client {
         let ops = ops.iter().map(op).collect();
         let conditions = conditions.iter().map(precondition).collect();
         let namespace = self.space.namespace_of(shard);
-        Request::new(id, namespace, ops, conditions, Sequence(0))
+        let mark = if self.marks { number - 1 } else { 0 };
+        Request::new(id, namespace, ops, conditions, Sequence(mark))
     }
 
     /// One call: to the next copy of the list, or to a manager when there is none.
@@ -370,9 +427,16 @@ impl Client {
             Done::Written(answer) => (answer.pair, format!("{:?}", answer.outcome)),
             Done::Read { token, found } => (*token, format!("{found:?}")),
         };
-        if let (Done::Written(_), Some(What::Write { keys, .. })) =
-            (&done, self.task.as_ref().map(|task| &task.what))
+        if let (Done::Written(_), Some(task)) = (&done, &self.task)
+            && let What::Write { keys, request, .. } = &task.what
         {
+            if matches!(task.step, Step::Update { .. }) {
+                self.past
+                    .push_back((task.shard, request.clone(), keys.clone()));
+                if self.past.len() > PAST_MAX {
+                    self.past.pop_front();
+                }
+            }
             let seen = Seen {
                 epoch: pair.epoch.0,
                 version: pair.version.0,

@@ -7,6 +7,7 @@ use super::network::{Network, Place};
 use super::trace::Trace;
 use std::collections::BTreeMap;
 use understudy_proto::{CopyId, NodeId};
+use understudy_protocol::effect::Keep;
 use understudy_protocol::invariants::{Checked, Invariants, Violation};
 
 /// Managers' ids are apart from nodes' ids.
@@ -28,6 +29,8 @@ pub struct Env {
     /// Which host bears which node id.
     pub hosts: BTreeMap<NodeId, usize>,
     pub registered: BTreeMap<usize, CopyId>,
+    /// Which outcomes the namespaces keep.
+    pub keep: Keep,
 }
 
 impl Env {
@@ -44,6 +47,7 @@ impl Env {
             broken: 0,
             hosts: BTreeMap::new(),
             registered: BTreeMap::new(),
+            keep: Keep::default(),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use super::network::Place;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use understudy_proto::failure::Failure;
-use understudy_proto::{Pair, RequestId, Revision, ShardId};
+use understudy_proto::{ClientId, Pair, RequestId, Revision, ShardId};
 use understudy_protocol::control::message::{
     ExitReport, HandOverAnswer, HandOverRequest, HeartbeatAnswer, HeartbeatRequest, SealAnswer,
     SealRequest,
@@ -111,6 +112,8 @@ pub enum Parcel {
         after: Revision,
         revision: Revision,
         rows: Vec<(ShardId, ShardEntry)>,
+        /// All clients whose sessions have ended, as of that revision.
+        ended: BTreeSet<ClientId>,
     },
     Execute {
         call: u64,
@@ -174,6 +177,7 @@ impl Parcel {
                 after,
                 revision,
                 rows,
+                ..
             } => format!("{} rows after {after} at {revision}", rows.len()),
             Parcel::Execute {
                 call,

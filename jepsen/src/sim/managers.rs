@@ -12,7 +12,7 @@ use crate::dice::{Dice, Purpose};
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::{ClientId, NodeId, RequestId, Sequence, ShardId};
 use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
-use understudy_protocol::tables::{Command, Envelope, Tables};
+use understudy_protocol::tables::{Command, Envelope, SessionState, Tables};
 use understudy_protocol::time::{Duration, Instant};
 
 const RAFT_STEP_US: u64 = 10_000;
@@ -454,15 +454,15 @@ impl Managers {
             Parcel::Fetch { after } => {
                 let rows = super::tables_watch::rows_after(&self.members[manager].tables, after);
                 if let Some((revision, rows)) = rows {
-                    env.send(
-                        Place::Manager(manager),
-                        from,
-                        Parcel::Rows {
-                            after,
-                            revision,
-                            rows,
-                        },
-                    );
+                    let sessions = self.members[manager].tables.sessions().iter();
+                    let ended = sessions.filter(|(_, session)| session.state != SessionState::Open);
+                    let parcel = Parcel::Rows {
+                        after,
+                        revision,
+                        rows,
+                        ended: ended.map(|(client, _)| *client).collect(),
+                    };
+                    env.send(Place::Manager(manager), from, parcel);
                 }
             }
             Parcel::Locate { call, shard } => {

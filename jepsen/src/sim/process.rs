@@ -9,7 +9,7 @@ use super::event::{Done, Parcel};
 use super::network::Place;
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{
     ClientId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
@@ -29,6 +29,7 @@ use understudy_protocol::store::Batch;
 use understudy_protocol::tables::{
     Answer as Told, BootId, Command, LaunchId, Refusal, Registration, ShardEntry,
 };
+use understudy_protocol::testing::KnownClients;
 use understudy_protocol::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -63,6 +64,7 @@ struct Running {
     copies: Copies,
     rows: BTreeMap<ShardId, ShardEntry>,
     known: Revision,
+    clients: KnownClients,
     wanted: Revision,
     callers: BTreeMap<Caller, Origin>,
     last_caller: u64,
@@ -323,6 +325,10 @@ impl Process {
             copies: Copies::new(id, settings()),
             rows: BTreeMap::new(),
             known: Revision::ZERO,
+            clients: KnownClients {
+                keep: turn.env.keep,
+                ..KnownClients::default()
+            },
             wanted: Revision::ZERO,
             callers: BTreeMap::new(),
             last_caller: 0,
@@ -433,7 +439,8 @@ impl Running {
                 after,
                 revision,
                 rows,
-            } if after <= self.known => self.on_rows(revision, rows, turn),
+                ended,
+            } if after <= self.known => self.on_rows(revision, rows, ended, turn),
             Parcel::Seal(request) if request.to == self.id => self.on_seal(from, request, turn),
             Parcel::HandOver(request) if request.to == self.id => {
                 self.on_hand_over(from, request, turn);
@@ -536,6 +543,7 @@ impl Running {
             wall_ms: wall_ms(turn.env.now_us),
             stored: &turn.disk.store,
             lease: &leases,
+            clients: &self.clients,
         };
         let answer = replica.read(&context, keys, level)?;
         if level == ReadLevel::Primary {
@@ -570,11 +578,19 @@ impl Running {
 
     // ---- rows
 
-    fn on_rows(&mut self, revision: Revision, rows: Vec<(ShardId, ShardEntry)>, turn: &mut Turn) {
+    fn on_rows(
+        &mut self,
+        revision: Revision,
+        rows: Vec<(ShardId, ShardEntry)>,
+        ended: BTreeSet<ClientId>,
+        turn: &mut Turn,
+    ) {
         if revision <= self.known {
             return;
         }
         self.known = revision;
+        self.clients.ended = ended;
+        self.clients.revision = revision;
         for (shard, row) in rows {
             let assignment = row.assignment(self.id.copy());
             if self.copies.lacks(shard, &assignment) {
@@ -684,6 +700,7 @@ impl Running {
             wall_ms: wall_ms(turn.env.now_us),
             stored: &turn.disk.store,
             lease: &leases,
+            clients: &self.clients,
         };
         let mut out = Out::default();
         self.copies.step(&context, shard, input, &mut out);

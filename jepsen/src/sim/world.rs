@@ -18,6 +18,7 @@ use crate::nemesis::{Plan, Scale};
 use crate::workload::{Operation, Step};
 use std::collections::BTreeMap;
 use understudy_proto::ShardId;
+use understudy_protocol::effect::Keep as KeepEntries;
 use understudy_protocol::tables::{Command, NamespaceSettings, Policy, SettingsChange};
 use understudy_protocol::time::Duration;
 
@@ -80,8 +81,15 @@ impl World {
         };
         let election_timeout_max = Duration::from_millis(*dice.pick(&[300, 300, 600, 1_000]));
         let setup = setup(seed, &mut dice, shards, copies, election_timeout_max);
+        let mut env = Env::new(seed, Trace::new(keep));
+        if dice.permille(600) {
+            env.keep = KeepEntries {
+                entries: dice.between(3, 12) as u32,
+                age: Duration::from_millis(dice.between(500, 6_000)),
+            };
+        }
         World {
-            env: Env::new(seed, Trace::new(keep)),
+            env,
             hosts: (0..nodes)
                 .map(|number| Host::new(seed, number, managers))
                 .collect(),

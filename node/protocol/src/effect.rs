@@ -7,11 +7,13 @@ use crate::request::{Outcome, Request};
 use crate::shard::message::Message;
 use crate::shard::{Freshness, ReadAnswer};
 use crate::store::{Batch, StoreError, Stored};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use understudy_proto::failure::Failure;
-use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, RequestId, Revision, ShardId};
+use understudy_proto::{
+    ClientId, CopyId, Epoch, NodeId, Pair, ProcessId, RequestId, Revision, ShardId, limits,
+};
 
 /// What the driver gives with every step.
 #[derive(Clone, Copy)]
@@ -22,6 +24,7 @@ pub struct Context<'a> {
     pub wall_ms: u64,
     pub stored: &'a dyn Stored,
     pub lease: &'a dyn Lease,
+    pub clients: &'a dyn Clients,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -33,6 +36,42 @@ impl std::fmt::Debug for Context<'_> {
 /// Whether this process may act as primary right now.
 pub trait Lease {
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool;
+}
+
+/// What the managers' tables say of clients, as far as this process knows them.
+pub trait Clients {
+    fn session(&self, client: ClientId) -> ClientSession;
+    /// Of the tables by which it answers.
+    fn revision(&self) -> Revision;
+    /// How many outcomes the shard's namespace keeps, and how long.
+    fn keep(&self, shard: ShardId) -> Keep;
+}
+
+/// How a client's session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientSession {
+    Open,
+    /// For good: its id can never be registered again.
+    Ended,
+    /// This process does not know it yet.
+    Unknown,
+}
+
+/// Which outcomes are kept of a client whatever it marks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keep {
+    /// In each shard, for each client.
+    pub entries: u32,
+    pub age: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep {
+            entries: limits::DEDUP_ENTRIES_PER_CLIENT as u32,
+            age: Duration::from_millis(limits::DEDUP_AGE_MS),
+        }
+    }
 }
 
 /// Who waits for an answer: a number that the driver made and understands.

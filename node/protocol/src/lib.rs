@@ -10,6 +10,7 @@ pub mod copies;
 pub mod detector;
 pub mod effect;
 pub mod evaluate;
+pub mod expiry;
 pub mod invariants;
 pub mod mutant;
 pub mod object;

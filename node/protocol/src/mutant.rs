@@ -92,6 +92,12 @@ mutants! {
     PromoteNotInSync = "promote-not-in-sync";
     /// Records of earlier epochs commit without the epoch start of the new one.
     EarlierEpochCommitsAlone = "earlier-epoch-commits-alone";
+    /// A copy keeps the dedup entries that an expiry record removes.
+    EachCopyForgetsByItself = "each-copy-forgets-by-itself";
+    /// An orphan without an entry counts as one that did not run, whatever was forgotten since the branches parted.
+    AskIdNotPair = "ask-id-not-pair";
+    /// A request at or below its client's floor runs when it has no entry.
+    ForgetFloor = "forget-floor";
 }
 
 #[cfg(feature = "mutants")]

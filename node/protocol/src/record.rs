@@ -7,6 +7,7 @@
 use crate::change::ObjectChange;
 use crate::codec::{Malformed, Put, Reader};
 use crate::conflict::ConflictBody;
+use crate::expiry::{Entries, ExpiryBody};
 use crate::request::{DedupEntry, Op, Outcome, Precondition, decode_content, encode_content};
 use bytes::{BufMut, Bytes, BytesMut};
 use understudy_proto::{Epoch, Pair, RequestId, ShardId, Version};
@@ -36,6 +37,8 @@ pub enum Body {
     EpochStart,
     /// A request that a failover cut off and that cannot be applied again.
     Conflict(Box<ConflictBody>),
+    /// Dedup entries that all copies forget at this version. It changes no object.
+    Expiry(Box<ExpiryBody>),
 }
 
 /// A client's request as it ran.
@@ -66,7 +69,7 @@ pub const FORMAT: u8 = 1;
 
 const KIND_REQUEST: u8 = 1;
 const KIND_EPOCH_START: u8 = 2;
-// 3 (expiry) is taken by docs/record-format.md for the dedup lifetime.
+const KIND_EXPIRY: u8 = 3;
 const KIND_CONFLICT: u8 = 4;
 const KIND_RECORDED_AGAIN: u8 = 5;
 
@@ -76,7 +79,7 @@ const HEAD: usize = 30;
 const TAIL: usize = 4;
 
 impl Record {
-    /// The dedup entry that goes with the record.
+    /// The dedup entry of the request that the record is about.
     pub fn dedup(&self) -> Option<(RequestId, DedupEntry)> {
         match &self.body {
             Body::Request(body) => Some((
@@ -89,15 +92,29 @@ impl Record {
                 },
             )),
             Body::Conflict(body) => Some((body.id, body.entry(self.pair))),
-            Body::EpochStart => None,
+            Body::EpochStart | Body::Expiry(_) => None,
         }
     }
 
-    /// The dedup entry that the record took the place of, for its undo.
-    pub fn replaced_dedup(&self) -> Option<&DedupEntry> {
+    /// What the record makes of the dedup entries.
+    pub fn dedup_after(&self) -> Entries {
         match &self.body {
-            Body::Conflict(body) => body.replaced.as_ref(),
-            Body::Request(_) | Body::EpochStart => None,
+            Body::Expiry(body) => body.after(),
+            _ => self
+                .dedup()
+                .map(|(id, entry)| (id, Some(entry)))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    /// What its undo makes of them.
+    pub fn dedup_before(&self) -> Entries {
+        match &self.body {
+            Body::Request(body) => vec![(body.id, None)],
+            Body::Conflict(body) => vec![(body.id, body.replaced.clone())],
+            Body::Expiry(body) => body.before(),
+            Body::EpochStart => Entries::new(),
         }
     }
 
@@ -105,7 +122,7 @@ impl Record {
         match &self.body {
             Body::Request(body) => &body.changes,
             Body::Conflict(body) => std::slice::from_ref(&body.change),
-            Body::EpochStart => &[],
+            Body::EpochStart | Body::Expiry(_) => &[],
         }
     }
 
@@ -113,8 +130,13 @@ impl Record {
         match &self.body {
             Body::Request(body) => Some(body.id),
             Body::Conflict(body) => Some(body.id),
-            Body::EpochStart => None,
+            Body::EpochStart | Body::Expiry(_) => None,
         }
+    }
+
+    /// Whether a failover that cuts the record off undoes it for good: nobody asked for it.
+    pub fn is_own(&self) -> bool {
+        matches!(self.body, Body::EpochStart | Body::Expiry(_))
     }
 
     pub fn is_epoch_start(&self) -> bool {
@@ -130,6 +152,7 @@ impl Record {
             Body::Request(_) => KIND_RECORDED_AGAIN,
             Body::EpochStart => KIND_EPOCH_START,
             Body::Conflict(_) => KIND_CONFLICT,
+            Body::Expiry(_) => KIND_EXPIRY,
         });
         out.put_u64(self.shard.0);
         out.put_u64(self.pair.epoch.0);
@@ -141,6 +164,7 @@ impl Record {
         match &self.body {
             Body::Request(body) => body.encode(&mut out),
             Body::Conflict(body) => body.encode(&mut out),
+            Body::Expiry(body) => body.encode(&mut out),
             Body::EpochStart => {}
         }
         let length = u32::try_from(out.len() + TAIL - 4).expect("a record is at most 16 MiB");
@@ -193,6 +217,7 @@ impl Record {
             KIND_CONFLICT if any_kind => {
                 Body::Conflict(Box::new(ConflictBody::decode(&mut reader)?))
             }
+            KIND_EXPIRY if any_kind => Body::Expiry(Box::new(ExpiryBody::decode(&mut reader)?)),
             _ => return Err(Malformed("record of an unknown kind")),
         };
         reader.finish()?;

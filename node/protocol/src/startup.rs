@@ -157,7 +157,7 @@ fn decode(shard: ShardId, encoded: &EncodedRecord) -> Result<Record, StoreError>
 fn check_newest(shard: ShardId, record: &Record, start: Option<Pair>) -> Result<(), StoreError> {
     let newest = match record.body {
         Body::EpochStart => record.pair,
-        Body::Request(_) | Body::Conflict(_) => record.previous_epoch_start,
+        Body::Request(_) | Body::Conflict(_) | Body::Expiry(_) => record.previous_epoch_start,
     };
     if start == Some(newest) {
         return Ok(());
@@ -227,7 +227,7 @@ fn touches<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<&'a Bytes,
             Body::Request(body) => (body.id, &body.ops[..]),
             // It puts one plain value, whatever was there.
             Body::Conflict(body) => (body.id, &[][..]),
-            Body::EpochStart => continue,
+            Body::EpochStart | Body::Expiry(_) => continue,
         };
         let is_conflict = matches!(record.body, Body::Conflict(_));
         for change in record.changes().iter().filter(|change| change.is_write()) {

@@ -10,7 +10,7 @@ use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Le
 use understudy_protocol::request::{Op, Request};
 use understudy_protocol::shard::Settings;
 use understudy_protocol::store::StoreError;
-use understudy_protocol::testing::MemoryStore;
+use understudy_protocol::testing::{KnownClients, MemoryStore};
 use understudy_protocol::time::{Duration, Instant};
 
 const SHARD: ShardId = ShardId(7);
@@ -81,6 +81,7 @@ impl Process {
             wall_ms: 0,
             stored: &self.store,
             lease: &Always,
+            clients: &KnownClients::default(),
         };
         let mut out = Out::default();
         self.copies.step(&context, SHARD, input, &mut out);

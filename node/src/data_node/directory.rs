@@ -7,7 +7,7 @@ use crate::manager::MANAGER_BINDINGS;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
-use understudy_protocol::effect::Assignment;
+use understudy_protocol::effect::{Assignment, ClientSession, Keep};
 use understudy_protocol::tables::{
     Binding, Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
 };
@@ -21,6 +21,8 @@ pub struct Directory {
     nodes: BTreeMap<NodeId, NodeEntry>,
     /// Sessions that the tables know; the value: still open.
     sessions: HashMap<ClientId, bool>,
+    /// As in the tables that were read whole; later ones have at least this.
+    registration_floor_ms: u64,
     /// Public addresses of the managers, by the name of the binding that tells them.
     managers: BTreeMap<String, String>,
     site: String,
@@ -63,8 +65,27 @@ impl Directory {
         self.sessions.get(&client).copied()
     }
 
+    /// The managers registered it. What the stream told of it meanwhile is newer.
     pub fn know_session(&mut self, client: ClientId) {
-        self.sessions.insert(client, true);
+        self.sessions.entry(client).or_insert(true);
+    }
+
+    /// How the client's session stands. One that the tables do not have and that could not be registered any more has ended.
+    pub fn client_session(&self, client: ClientId) -> ClientSession {
+        match self.session(client) {
+            Some(true) => ClientSession::Open,
+            Some(false) => ClientSession::Ended,
+            None if client.unix_ms() <= self.registration_floor_ms => ClientSession::Ended,
+            None => ClientSession::Unknown,
+        }
+    }
+
+    /// Which outcomes the shard's namespace keeps.
+    pub fn keep(&self, shard: ShardId) -> Keep {
+        let namespace = self.shards.get(&shard).map(|entry| entry.namespace);
+        let mut all = self.by_name.values();
+        let namespace = all.find(|other| Some(other.id) == namespace);
+        namespace.map_or(Keep::default(), |namespace| namespace.settings.keep())
     }
 
     /// Public addresses of the managers.
@@ -125,6 +146,7 @@ impl Directory {
             self.bound(name.to_string(), Some(binding));
         }
         self.nodes = tables.nodes().map(|node| (node.id, node.clone())).collect();
+        self.registration_floor_ms = tables.registration_floor_ms();
         self.sessions = tables
             .sessions()
             .iter()

@@ -268,6 +268,7 @@ fn start(
     let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
     let outside = Outside {
+        directory: directory.clone(),
         me,
         settings: Settings {
             interval,

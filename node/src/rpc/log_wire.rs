@@ -4,6 +4,7 @@ use super::wire::{outcome, pair, request_id, value};
 use bytes::Bytes;
 use understudy_proto::v1;
 use understudy_protocol::change::{Change, ComponentChange, ObjectChange};
+use understudy_protocol::expiry::ClientExpiry;
 use understudy_protocol::object::Value;
 use understudy_protocol::record::{Body, EncodedRecord, Record, RequestBody};
 use understudy_protocol::request::{Op, Precondition};
@@ -23,6 +24,15 @@ pub(super) fn log_record(encoded: &EncodedRecord) -> Result<v1::LogRecord, Store
         ..v1::LogRecord::default()
     };
     match record.body {
+        Body::Expiry(body) => {
+            out.set_kind(v1::log_record::Kind::Expiry);
+            out.removed = body
+                .clients
+                .iter()
+                .flat_map(ClientExpiry::ids)
+                .map(request_id)
+                .collect();
+        }
         Body::EpochStart => out.set_kind(v1::log_record::Kind::EpochStart),
         Body::Request(body) => {
             out.set_kind(match body.earlier.is_empty() {

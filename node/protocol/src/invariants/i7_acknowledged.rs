@@ -40,7 +40,7 @@ impl<'a> Told<'a> {
         let body = match &record.body {
             Body::Request(body) => &**body,
             Body::Conflict(body) => body.conflict.request(),
-            Body::EpochStart => return None,
+            Body::EpochStart | Body::Expiry(_) => return None,
         };
         Some(Told {
             id: body.id,
@@ -166,15 +166,15 @@ impl Acknowledged {
     }
 }
 
-/// A record of a request leaves a log only into the orphan log; an undone epoch start is nobody's write.
-pub(super) fn only_epoch_starts_go(
+/// A record of a request leaves a log only into the orphan log; an undone epoch start or expiry is nobody's write.
+pub(super) fn only_own_records_go(
     copy: CopyId,
     shard: ShardId,
     pair: Pair,
     branches: &Branches,
 ) -> Checked {
     let known = branches.get(shard, pair);
-    if known.is_none_or(|known| known.record.is_epoch_start()) {
+    if known.is_none_or(|known| known.record.is_own()) {
         return Ok(());
     }
     let what = format!("shard {shard} at {copy}: {pair} is removed and not kept as an orphan");

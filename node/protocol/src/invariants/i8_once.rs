@@ -40,7 +40,16 @@ pub(super) fn takes_effect_once(
             );
             Err(broken(copy, shard, what))
         }
-        (_, None) => Ok(()),
+        (_, None) => match shadow.expired.get(&id) {
+            None => Ok(()),
+            Some(first) => {
+                let (first, second) = (first.pair, record.pair);
+                let what = format!(
+                    "{id} took effect with {first}, was forgotten, and again with {second}"
+                );
+                Err(broken(copy, shard, what))
+            }
+        },
         (_, Some(first)) => {
             let (first, second) = (first.pair, record.pair);
             let what = format!("{id} took effect with {first} and with {second}");

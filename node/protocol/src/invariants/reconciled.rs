@@ -76,7 +76,7 @@ impl Reconciled {
         };
         // As what took effect or as a conflict in its log, or cut off since.
         let in_log = |shadow: &CopyShadow| {
-            let entry = shadow.dedup.get(&told.id);
+            let entry = shadow.ever(told.id);
             entry.is_some_and(|entry| told.is_in(entry, shard, branches))
         };
         let has = |copy: &CopyId| {

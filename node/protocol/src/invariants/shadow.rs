@@ -5,8 +5,9 @@
 
 use super::i5_fold::fold;
 use super::{Branches, Violation, i3_versions, i4_same_log, i7_acknowledged, i8_once};
+use crate::expiry::Entries;
 use crate::object::Object;
-use crate::record::EncodedRecord;
+use crate::record::{Body, EncodedRecord, Record};
 use crate::request::DedupEntry;
 use crate::store::{Batch, Generation, Meta, StoreChange, Stored};
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pub struct CopyShadow {
     pub(super) befores: Vec<Vec<(Bytes, Option<Object>)>>,
     pub(super) objects: BTreeMap<Bytes, Object>,
     pub(super) dedup: BTreeMap<RequestId, DedupEntry>,
+    /// What expiry records of the log removed.
+    pub(super) expired: BTreeMap<RequestId, DedupEntry>,
     pub(super) orphans: BTreeSet<Pair>,
 }
 
@@ -108,7 +111,7 @@ impl CopyShadow {
                     if *generation == self.generation() {
                         let pair = self.position();
                         if !self.is_in_sync() {
-                            i7_acknowledged::only_epoch_starts_go(copy, shard, pair, branches)?;
+                            i7_acknowledged::only_own_records_go(copy, shard, pair, branches)?;
                         }
                         self.undo(copy, shard, pair, branches, &mut touched)?;
                     }
@@ -147,7 +150,8 @@ impl CopyShadow {
         touched
             .keys
             .extend(known.record.changes().iter().map(|c| c.key.clone()));
-        touched.ids.extend(known.record.request_id());
+        let entries = known.record.dedup_after();
+        touched.ids.extend(entries.into_iter().map(|(id, _)| id));
         Ok(())
     }
 
@@ -156,12 +160,29 @@ impl CopyShadow {
         live.is_some_and(|live| live.applied.is_some())
     }
 
-    pub(super) fn push(&mut self, record: &crate::record::Record) {
-        self.dedup.extend(record.dedup());
+    pub(super) fn push(&mut self, record: &Record) {
+        self.put_dedup(record.dedup_after());
+        for (id, entry) in expired_by(record) {
+            self.expired.insert(id, entry.clone());
+        }
         self.path.push(record.pair);
         if !self.is_in_sync() {
             self.hold(record);
         }
+    }
+
+    fn put_dedup(&mut self, entries: Entries) {
+        for (id, entry) in entries {
+            match entry {
+                Some(entry) => self.dedup.insert(id, entry),
+                None => self.dedup.remove(&id),
+            };
+        }
+    }
+
+    /// What the log has under the id, whether or not it was forgotten since.
+    pub(super) fn ever(&self, id: RequestId) -> Option<&DedupEntry> {
+        self.dedup.get(&id).or_else(|| self.expired.get(&id))
     }
 
     /// How many records the objects hold.
@@ -205,7 +226,7 @@ impl CopyShadow {
         keys
     }
 
-    fn hold(&mut self, record: &crate::record::Record) {
+    fn hold(&mut self, record: &Record) {
         let mut before = Vec::new();
         if let Some(request) = record.request_id() {
             for change in record.changes().iter().filter(|c| c.is_write()) {
@@ -240,13 +261,13 @@ impl CopyShadow {
             touched.keys.extend(keys);
         }
         self.path.pop();
-        let record = branches.get(shard, pair).map(|known| &known.record);
-        if let Some((record, id)) = record.and_then(|r| Some((r, r.request_id()?))) {
-            match record.replaced_dedup() {
-                None => self.dedup.remove(&id),
-                Some(replaced) => self.dedup.insert(id, replaced.clone()),
-            };
-            touched.ids.insert(id);
+        if let Some(known) = branches.get(shard, pair) {
+            let entries = known.record.dedup_before();
+            touched.ids.extend(entries.iter().map(|(id, _)| *id));
+            self.put_dedup(entries);
+            for (id, _) in expired_by(&known.record) {
+                self.expired.remove(&id);
+            }
         }
         touched.undone.push(pair);
         Ok(())
@@ -321,5 +342,19 @@ impl CopyShadow {
         self.befores.clear();
         self.objects.clear();
         self.dedup.clear();
+        self.expired.clear();
     }
+}
+
+fn expired_by(record: &Record) -> impl Iterator<Item = (RequestId, &DedupEntry)> {
+    let body = match &record.body {
+        Body::Expiry(body) => Some(&**body),
+        _ => None,
+    };
+    let clients = body.into_iter().flat_map(|body| &body.clients);
+    clients.flat_map(|client| {
+        client
+            .ids()
+            .zip(client.removed.iter().map(|(_, entry)| entry))
+    })
 }

@@ -3,11 +3,12 @@
 //! `replica` has the state and the entry, one function per stimulus; `primary` what a primary does, `streams` how it feeds
 //! its copies, `commit` what in_sync adds to it; `secondary` following, `undo` taking back a tail that a failover cut off,
 //! `submit` giving it to the new primary, `reconcile` what that makes of it, `rebuild` the full copy; `reads` what waits at any
-//! copy until it is fresh enough, `age` how fresh it is.
+//! copy until it is fresh enough, `age` how fresh it is; `expire` which dedup entries a primary lets go.
 
 mod age;
 pub mod branch;
 mod commit;
+mod expire;
 pub mod message;
 mod overlay;
 mod pending;

@@ -4,6 +4,7 @@
 //! (or the deadline passed). What is durable but has no lease waits; at its deadline it is answered *unknown*.
 
 use super::commit::Members;
+use super::expire::Expiry;
 use super::replica::{Replica, Role, storage_failure};
 use super::streams::Streams;
 use super::submit::Submission;
@@ -20,7 +21,7 @@ use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{PENDING_RECORDS_MAX, RECORD_BYTES_MAX, SHARD_MAILBOX_MAX};
-use understudy_proto::{Epoch, Pair, RequestId};
+use understudy_proto::{Epoch, Pair, RequestId, ShardId};
 
 /// How late an answer at the deadline may come.
 const SWEEP_EVERY: Duration = Duration::from_millis(50);
@@ -51,6 +52,7 @@ pub(super) struct Primary {
     pub streams: Streams,
     pub retention: Retention,
     pub members: Members,
+    pub expiry: Expiry,
     hand_over: Option<HandingOver>,
     next_sweep: Instant,
     /// What a failover cut off while this copy followed another one, on its way back.
@@ -126,7 +128,7 @@ impl Replica {
             self.live.pending.push(record);
             self.live.look_ahead(self.shard, context.stored)?;
         }
-        let mut primary = Primary::new(epoch, start_batch, self.live.position, context);
+        let mut primary = Primary::new(self.shard, epoch, start_batch, self.live.position, context);
         primary.streams.push(encoded);
         primary.serving = Mutant::ServeBeforeEpochStart.on();
         self.role = Role::Primary(Box::new(primary));
@@ -141,7 +143,8 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         self.become_idle(out);
-        let mut primary = Primary::new(epoch, self.emitted, self.live.position, context);
+        let mut primary =
+            Primary::new(self.shard, epoch, self.emitted, self.live.position, context);
         primary.serving = true;
         self.role = Role::Primary(Box::new(primary));
     }
@@ -217,7 +220,19 @@ impl Replica {
                 });
                 Ok(())
             }
-            Ok(None) => self.run(context, write, out),
+            Ok(None) => {
+                let (id, mark) = (write.request.id, write.request.answered_upto);
+                match self.check_not_expired(context, id, mark)? {
+                    Ok(()) => self.run(context, write, out),
+                    Err(failure) => {
+                        out.push(Effect::Reply {
+                            caller: write.caller,
+                            answer: Err(failure),
+                        });
+                        Ok(())
+                    }
+                }
+            }
         }
     }
 
@@ -364,13 +379,16 @@ impl Replica {
                 object,
             });
         }
-        let (id, entry) = record.dedup().expect("only an epoch start has none");
-        if !Mutant::ForgetDedupEntry.on() {
-            self.live.overlay.put_dedup(batch, id, Some(entry.clone()));
+        let entries = match Mutant::ForgetDedupEntry.on() {
+            true => Vec::new(),
+            false => record.dedup_after(),
+        };
+        for (id, entry) in entries {
+            self.live.overlay.put_dedup(batch, id, entry.clone());
             changes.push(StoreChange::PutDedup {
                 generation,
                 id,
-                entry: Some(entry),
+                entry,
             });
         }
         self.live.position = encoded.pair;
@@ -554,6 +572,7 @@ impl Replica {
         self.advance_hand_over(context, out)?;
         if let Role::Primary(_) = self.role {
             self.reconcile_own(context, out)?;
+            self.expire_entries(context, out)?;
             self.pulse(context, out);
             self.trim(context, out)?;
         }
@@ -691,7 +710,13 @@ fn answer_not_handed_over(callers: Vec<Caller>, out: &mut Vec<Effect>) {
 }
 
 impl Primary {
-    fn new(epoch: Epoch, start_batch: u64, position: Pair, context: &Context<'_>) -> Primary {
+    fn new(
+        shard: ShardId,
+        epoch: Epoch,
+        start_batch: u64,
+        position: Pair,
+        context: &Context<'_>,
+    ) -> Primary {
         Primary {
             epoch,
             serving: false,
@@ -702,6 +727,7 @@ impl Primary {
             streams: Streams::new(context.now),
             retention: Retention::new(position, context.wall_ms),
             members: Members::default(),
+            expiry: Expiry::new(position, context.now, context.clients.keep(shard)),
             hand_over: None,
             next_sweep: context.now,
             own: Submission::default(),

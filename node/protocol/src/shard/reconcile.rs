@@ -169,7 +169,8 @@ impl Replica {
         epoch_starts: &[Pair],
     ) -> Result<Verdict, StoreError> {
         let (starts, end) = (&self.meta.live.epoch_starts, self.live.position);
-        if branch::cut(epoch_starts, record.pair, starts, end) == record.pair {
+        let parted = branch::cut(epoch_starts, record.pair, starts, end);
+        if parted == record.pair {
             return Ok(Verdict::Stands(record.pair));
         }
         // What was cut off first, and whether it was a conflict before.
@@ -180,7 +181,7 @@ impl Replica {
                 (conflict.cut_off.pair, conflict.request(), Some(conflict))
             }
             // It changed nothing and nobody asked for it.
-            Body::EpochStart => return Ok(Verdict::Stands(Pair::ZERO)),
+            Body::EpochStart | Body::Expiry(_) => return Ok(Verdict::Stands(Pair::ZERO)),
         };
         let known = self.live.dedup(self.shard, context.stored, body.id)?;
         if let Some((_, entry)) = known {
@@ -193,9 +194,12 @@ impl Replica {
                 self.conflict_of(context, record, before, ConflictReason::OutcomeConflict)?;
             return Ok(Verdict::Conflict(Box::new(conflict), Some(entry)));
         }
-        // Nothing removes entries of a client yet: with none under the id the request did not run on this branch.
         if let Some(conflict) = before {
             return Ok(Verdict::Conflict(Box::new(conflict.clone()), None));
+        }
+        if self.may_have_run(context, body.id.client, parted)? {
+            let conflict = self.conflict_of(context, record, None, ConflictReason::MayHaveRun)?;
+            return Ok(Verdict::Conflict(Box::new(conflict), None));
         }
         if !matches!(body.outcome, Outcome::Applied(_)) {
             return Ok(Verdict::OutcomeOnly);
@@ -348,7 +352,7 @@ impl Replica {
         self.log_own(context, Body::Conflict(Box::new(body)), written, out)
     }
 
-    fn log_own(
+    pub(super) fn log_own(
         &mut self,
         context: &Context<'_>,
         body: Body,

@@ -502,12 +502,15 @@ impl Applied {
                 .put_object(self.batch, change.key.clone(), before, after.clone());
             self.objects.insert(change.key.clone(), after);
         }
-        if let Some((id, entry)) = record.dedup() {
-            side.overlay.put_dedup(self.batch, id, Some(entry.clone()));
+        for (id, entry) in record.dedup_after() {
+            if entry.is_none() && Mutant::EachCopyForgetsByItself.on() {
+                continue;
+            }
+            side.overlay.put_dedup(self.batch, id, entry.clone());
             self.dedup.push(StoreChange::PutDedup {
                 generation: self.generation,
                 id,
-                entry: Some(entry),
+                entry,
             });
         }
         if record.is_epoch_start() {

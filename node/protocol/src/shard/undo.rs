@@ -107,8 +107,11 @@ impl Replica {
                 object: before,
             });
         }
-        if let Some(id) = record.request_id().filter(|_| !Mutant::UndoKeepsDedup.on()) {
-            let entry = record.replaced_dedup().cloned();
+        let entries = match Mutant::UndoKeepsDedup.on() {
+            true => Vec::new(),
+            false => record.dedup_before(),
+        };
+        for (id, entry) in entries {
             self.live.overlay.put_dedup(batch, id, entry.clone());
             changes.push(StoreChange::PutDedup {
                 generation,
@@ -136,7 +139,7 @@ impl Replica {
                 version,
             });
             changes.push(StoreChange::PutMeta(self.meta.clone()));
-        } else if !committed || Mutant::DropOrphans.on() {
+        } else if !committed || record.is_own() || Mutant::DropOrphans.on() {
             changes.push(StoreChange::RemoveRecord {
                 generation,
                 version,

@@ -4,6 +4,8 @@
 
 use super::command::{Refusal, check_name, invalid};
 use super::entry::ShardEntry;
+use crate::effect::Keep;
+use crate::time::Duration;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::{CopyId, NamespaceId, Revision, ShardId};
@@ -94,6 +96,14 @@ impl NamespaceSettings {
     }
 
     /// What the rows of its shards bear.
+    /// Which outcomes are kept of a client.
+    pub fn keep(&self) -> Keep {
+        Keep {
+            entries: self.dedup_entries_per_client,
+            age: Duration::from_millis(self.dedup_age_ms),
+        }
+    }
+
     pub(super) fn row_min_in_sync(&self) -> Option<u32> {
         (self.policy == Policy::InSync).then_some(self.min_in_sync)
     }

@@ -2,9 +2,11 @@
 //!
 //! Plain code, always compiled, used by no server.
 
+mod clients;
 mod history;
 mod store;
 mod tables;
 
+pub use clients::KnownClients;
 pub use history::History;
 pub use store::{MemoryStore, Part, Reads};

@@ -7,7 +7,7 @@ use understudy_proto::{CopyId, Epoch, Incarnation, NodeId, ProcessId, ShardId, S
 use understudy_protocol::effect::{Context, Effect, Input, Lease};
 use understudy_protocol::shard::{ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
-use understudy_protocol::testing::MemoryStore;
+use understudy_protocol::testing::{KnownClients, MemoryStore};
 use understudy_protocol::time::{Duration, Instant};
 
 /// The one shard of all stories.
@@ -26,6 +26,7 @@ pub struct Machine {
     /// Durable, and the replica was not told yet.
     pub untold: Option<u64>,
     pub lease: Granted,
+    pub clients: KnownClients,
 }
 
 /// The lease that the file gave this process.
@@ -51,6 +52,7 @@ impl Machine {
             unsynced: VecDeque::new(),
             untold: None,
             lease: Granted::default(),
+            clients: KnownClients::default(),
         }
     }
 
@@ -99,7 +101,7 @@ impl Machine {
 
     pub fn step(&mut self, now: Instant, input: Input) -> Result<Vec<Effect>, String> {
         let mut effects = Vec::new();
-        let context = context(now, &self.store, &self.lease);
+        let context = context(now, &self.store, &self.lease, &self.clients);
         let down = || format!("n{} is down", self.node);
         self.replica
             .as_mut()
@@ -114,7 +116,7 @@ impl Machine {
         keys: &[Bytes],
         level: ReadLevel,
     ) -> Result<Result<ReadAnswer, Failure>, String> {
-        let context = context(now, &self.store, &self.lease);
+        let context = context(now, &self.store, &self.lease, &self.clients);
         let down = || format!("n{} is down", self.node);
         Ok(self
             .replica
@@ -125,7 +127,7 @@ impl Machine {
 
     /// How old its copy is at most; `None`: it does not know.
     pub fn age(&self, now: Instant) -> Option<Duration> {
-        let context = context(now, &self.store, &self.lease);
+        let context = context(now, &self.store, &self.lease, &self.clients);
         self.replica.as_ref()?.age(&context)
     }
 
@@ -136,11 +138,17 @@ impl Machine {
     }
 }
 
-fn context<'a>(now: Instant, store: &'a MemoryStore, lease: &'a Granted) -> Context<'a> {
+fn context<'a>(
+    now: Instant,
+    store: &'a MemoryStore,
+    lease: &'a Granted,
+    clients: &'a KnownClients,
+) -> Context<'a> {
     Context {
         now,
         wall_ms: WALL_MS + now.0 / 1_000,
         stored: store,
         lease,
+        clients,
     }
 }

@@ -310,6 +310,17 @@ pub fn record(record: &EncodedRecord) -> String {
     let (decoded, _) = Record::decode(&record.bytes).expect("a stored record can be read");
     match decoded.body {
         Body::EpochStart => format!("{} epoch start", record.pair),
+        Body::Expiry(body) => {
+            let clients = list(&body.clients, "; ", |gone| {
+                let numbers = list(&gone.removed, " ", |(number, _)| number.to_string());
+                let stays = match gone.floor {
+                    Some(floor) => format!("floor {floor}"),
+                    None => "ended".to_string(),
+                };
+                format!("{} {stays}, without {numbers}", client(gone.client))
+            });
+            format!("{} expiry: {clients}", record.pair)
+        }
         Body::Request(body) => {
             let conditions = list(&body.preconditions, "", |p| {
                 format!("if {}; ", precondition(p))
