@@ -75,6 +75,8 @@ impl Summary {
         sum.orphans += one.orphans;
         sum.recorded_again += one.recorded_again;
         sum.conflicts += one.conflicts;
+        sum.forgotten += one.forgotten;
+        sum.may_have_run += one.may_have_run;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

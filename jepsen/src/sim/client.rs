@@ -18,6 +18,7 @@ use understudy_proto::{ClientId, NamespaceId, NodeId, Pair, RequestId, Sequence,
 use understudy_protocol::object::Value;
 use understudy_protocol::request::{Op, Precondition, Request};
 use understudy_protocol::shard::{Freshness, ReadLevel};
+use understudy_protocol::tables::Command;
 use understudy_protocol::time::Duration;
 
 const ATTEMPT_US: u64 = 400_000;
@@ -27,8 +28,8 @@ const WALK_MAX: u32 = 4;
 /// Acknowledged updates that a client may ask again late.
 const PAST_MAX: usize = 24;
 /// How often it does, and how often it ends its session.
-const LATE_PERMILLE: u64 = 40;
-const END_PERMILLE: u64 = 4;
+const LATE_PERMILLE: u32 = 40;
+const END_PERMILLE: u32 = 4;
 
 /// Where the namespaces' shards are.
 #[derive(Clone, Copy, Debug)]
@@ -171,14 +172,11 @@ impl Client {
         }
         let is_errand = errand.is_some();
         let step = errand.unwrap_or_else(|| self.workload.step());
-        let late = match is_errand || !self.dice.permille(LATE_PERMILLE) {
-            true => None,
-            false => self.ask_late(),
-        };
         if !is_errand && self.dice.permille(END_PERMILLE) {
             self.end_session(env);
         }
-        let (step, prepared) = match late {
+        let late = !is_errand && self.dice.permille(LATE_PERMILLE);
+        let (step, prepared) = match late.then(|| self.ask_late()).flatten() {
             Some(late) => (Step::Again, Some(late)),
             None => {
                 let prepared = self.prepare(&step);

@@ -123,6 +123,8 @@ impl World {
             orphans: self.env.invariants.orphans() as u64,
             recorded_again: self.env.invariants.reconciled().0 as u64,
             conflicts: self.env.invariants.reconciled().1 as u64,
+            forgotten: self.env.invariants.forgotten().0 as u64,
+            may_have_run: self.env.invariants.forgotten().1 as u64,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };

@@ -266,6 +266,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// About as many bytes as it takes.
+    pub fn size(&self) -> usize {
+        match self {
+            Outcome::Applied(results) => results.iter().map(OpResult::size).sum(),
+            _ => 8,
+        }
+    }
+
     /// The same result with the same returned values, wherever and under whichever pairs these were written.
     pub fn is_same_as(&self, other: &Outcome) -> bool {
         match (self, other) {

@@ -3,6 +3,7 @@
 //! Nothing is forgotten when a copy trims, undoes or loses it: what a copy should hold can be told from the tree alone.
 
 use super::Violation;
+use crate::conflict::ConflictReason;
 use crate::record::{Body, EncodedRecord, Record};
 use std::collections::BTreeMap;
 use understudy_proto::{Pair, ShardId};
@@ -18,6 +19,8 @@ pub struct Known {
 pub struct Branches {
     records: BTreeMap<(ShardId, Pair), Known>,
     again: usize,
+    forgotten: usize,
+    may_have_run: usize,
     conflicts: usize,
 }
 
@@ -41,12 +44,22 @@ impl Branches {
         }
         match &record.body {
             Body::Request(body) if !body.earlier.is_empty() => self.again += 1,
-            Body::Conflict(_) => self.conflicts += 1,
+            Body::Conflict(body) => {
+                self.conflicts += 1;
+                self.may_have_run +=
+                    usize::from(body.conflict.reason == ConflictReason::MayHaveRun);
+            }
+            Body::Expiry(body) => self.forgotten += body.removed(),
             _ => {}
         }
         let encoded = encoded.clone();
         self.records.insert(key, Known { record, encoded });
         Ok(true)
+    }
+
+    /// Entries that expiry records removed, and conflicts because of them.
+    pub fn forgotten(&self) -> (usize, usize) {
+        (self.forgotten, self.may_have_run)
     }
 
     /// Records that were recorded again, and conflicts.

@@ -127,7 +127,7 @@ impl Acknowledged {
             outcome: &entry.outcome,
         });
         let in_log = |shadow: &CopyShadow| {
-            let entry = shadow.dedup.get(&id);
+            let entry = shadow.ever(id);
             shadow.holds(pair)
                 || (told.as_ref().zip(entry))
                     .is_some_and(|(told, entry)| told.is_in(entry, shard, branches))

@@ -327,6 +327,11 @@ impl Invariants {
         self.branches.reconciled()
     }
 
+    /// How many dedup entries expiry records removed, and how many conflicts were logged because of that, on any branch.
+    pub fn forgotten(&self) -> (usize, usize) {
+        self.branches.forgotten()
+    }
+
     /// How many records are in orphan logs.
     pub fn orphans(&self) -> usize {
         self.copies.values().map(|c| c.orphans.len()).sum()

@@ -431,11 +431,7 @@ impl Replica {
                 Body::Request(Box::new(body)),
             )
         };
-        let results: usize = match &evaluated.outcome {
-            Outcome::Applied(results) => results.iter().map(crate::request::OpResult::size).sum(),
-            _ => 0,
-        };
-        if results > RECORD_BYTES_MAX / 4 {
+        if evaluated.outcome.size() > RECORD_BYTES_MAX / 4 {
             let mut changes = evaluated.changes;
             changes
                 .iter_mut()

@@ -10,9 +10,11 @@ use super::secondary::Phase;
 use super::side::Side;
 use crate::effect::{Context, Effect};
 use crate::mutant::Mutant;
+use crate::request::DedupEntry;
 use crate::store::{Contents, CopyProgress, Staging, StoreChange, StoreError};
+use std::collections::BTreeMap;
 use understudy_proto::limits::COPY_CHUNK_BYTES_MAX;
-use understudy_proto::{NodeId, Pair};
+use understudy_proto::{NodeId, Pair, RequestId};
 
 impl Replica {
     /// At the primary: the next chunk after a copy's progress.
@@ -76,11 +78,8 @@ impl Replica {
                     _ => CopyProgress::Records,
                 };
                 if !Mutant::LoseDedupInFullCopy.on() {
-                    chunk.dedup = page.items;
-                }
-                if self.live.applied.is_some() {
-                    // The entries of what is not committed come with its records.
-                    chunk.dedup.retain(|(_, entry)| entry.pair <= at);
+                    let last = page.items.last().map(|(id, _)| *id).filter(|_| !page.done);
+                    chunk.dedup = self.committed_entries(page.items, *after, last);
                 }
             }
             CopyProgress::Records => return Ok(()),
@@ -90,6 +89,31 @@ impl Replica {
             message: Message::CopyChunk(chunk),
         });
         Ok(())
+    }
+
+    /// in_sync: the entries of that range as they are at the commit point; what comes after it comes with its records.
+    fn committed_entries(
+        &self,
+        entries: Vec<(RequestId, DedupEntry)>,
+        after: Option<RequestId>,
+        last: Option<RequestId>,
+    ) -> Vec<(RequestId, DedupEntry)> {
+        if self.live.pending.len() == 0 {
+            return entries;
+        }
+        let mut entries: BTreeMap<_, _> = entries.into_iter().collect();
+        let inside = |id: &RequestId| {
+            after.is_none_or(|after| *id > after) && last.is_none_or(|last| *id <= last)
+        };
+        for record in self.live.pending.records().rev() {
+            for (id, before) in record.dedup_before().into_iter().filter(|(id, _)| inside(id)) {
+                match before {
+                    Some(entry) => entries.insert(id, entry),
+                    None => entries.remove(&id),
+                };
+            }
+        }
+        entries.into_iter().collect()
     }
 
     fn starts_upto(&self, end: Pair) -> Vec<Pair> {

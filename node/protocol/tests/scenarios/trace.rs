@@ -317,7 +317,7 @@ pub fn record(record: &EncodedRecord) -> String {
                     Some(floor) => format!("floor {floor}"),
                     None => "ended".to_string(),
                 };
-                format!("{} {stays}, without {numbers}", client(gone.client))
+                format!("c{} {stays}, without {numbers}", gone.client.0)
             });
             format!("{} expiry: {clients}", record.pair)
         }
