@@ -37,6 +37,7 @@ stories! {
     a_copy_that_was_left_out_for_a_while_subscribes_again
     a_copy_with_orphans_that_never_comes_back
     a_deleted_copy_keeps_its_promise
+    a_client_that_ended_leaves_nothing
     a_failed_precondition_is_an_outcome
     a_failover_cuts_off_a_tail
     a_failover_while_orphans_go_back
@@ -49,9 +50,11 @@ stories! {
     a_session_read_waits_for_its_token
     a_session_that_saw_a_cut_off_tail_hears_forked
     a_write_streams_and_is_acknowledged
+    an_expiry_that_was_cut_off_is_undone
     an_old_value_again_is_not_the_same_write
     an_orphan_leaves_the_orphan_log_once
     an_orphan_that_failed_comes_back_as_its_outcome
+    an_orphan_of_a_forgotten_client_may_have_run
     an_orphan_that_read_what_changed_is_a_conflict
     an_orphan_that_the_client_repeated
     an_orphan_whose_object_changed_is_a_conflict
@@ -63,6 +66,7 @@ stories! {
     reads_see_the_disk_and_conditions_see_the_newest
     the_log_is_trimmed_by_age
     the_log_is_trimmed_by_need_and_size
+    what_a_client_needs_no_more_is_forgotten_everywhere
     what_waits_at_a_copy_that_goes_is_sent_elsewhere
     the_request_id_alone_does_not_tell_the_last_writer
     two_old_primaries_with_different_tails

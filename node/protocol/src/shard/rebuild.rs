@@ -106,7 +106,11 @@ impl Replica {
             after.is_none_or(|after| *id > after) && last.is_none_or(|last| *id <= last)
         };
         for record in self.live.pending.records().rev() {
-            for (id, before) in record.dedup_before().into_iter().filter(|(id, _)| inside(id)) {
+            for (id, before) in record
+                .dedup_before()
+                .into_iter()
+                .filter(|(id, _)| inside(id))
+            {
                 match before {
                     Some(entry) => entries.insert(id, entry),
                     None => entries.remove(&id),

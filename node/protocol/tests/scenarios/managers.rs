@@ -4,7 +4,7 @@ use super::command::{Parsed, Words, node, number, pair};
 use super::machine::SHARD;
 use super::world::World;
 use std::collections::BTreeSet;
-use understudy_proto::{CopyId, Epoch, NodeId, Pair, ProcessId, Revision};
+use understudy_proto::{ClientId, CopyId, Epoch, NodeId, Pair, ProcessId, Revision};
 use understudy_protocol::effect::{Assignment, HandOver, InSyncSet, Input};
 use understudy_protocol::invariants::Row;
 use understudy_protocol::time::Duration;
@@ -153,6 +153,29 @@ impl World {
         let revision = row.map_or(newest.assignment.revision, Revision);
         self.say(format!("n{node} may be deleted"));
         self.step(node, Input::Delete { revision })
+    }
+
+    /// What a process knows of clients: how much is kept of them, and which have ended.
+    pub(super) fn know_clients(&mut self, words: &mut Words) -> Parsed<()> {
+        let node = words.next_node()?;
+        let entries: Option<u32> = words.number_option("keep")?;
+        let age_ms: Option<u64> = words.number_option("age")?;
+        let revision: Option<u64> = words.number_option("revision")?;
+        let ended: Option<u64> = words.number_option("ended")?;
+        let known = &mut self.machine_mut(node)?.clients;
+        if let Some(entries) = entries {
+            known.keep.entries = entries;
+        }
+        if let Some(age_ms) = age_ms {
+            known.keep.age = Duration::from_millis(age_ms);
+        }
+        if let Some(revision) = revision {
+            known.revision = Revision(revision);
+        }
+        known
+            .ended
+            .extend(ended.map(|number| ClientId(number.into())));
+        Ok(())
     }
 }
 

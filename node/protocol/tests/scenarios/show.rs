@@ -1,7 +1,7 @@
 //! What a copy has, as lines: what is on its disk, where its replica stands, and how copies differ.
 
 use super::machine::{Machine, SHARD};
-use super::trace::{list, object, outcome, pairs, progress, record, request_id};
+use super::trace::{dedup, list, object, outcome, pairs, progress, record, request_id};
 use understudy_proto::{Pair, Version};
 use understudy_protocol::store::{Saved, Stored};
 use understudy_protocol::time::Instant;
@@ -33,13 +33,14 @@ pub fn show(machine: &Machine, what: &str) -> Result<Vec<String>, String> {
                 page.items.into_iter().map(line).collect()
             }),
         "dedup" => store.dedup_after(SHARD, generation, None, ALL).map(|page| {
-            let line = |(id, entry): &(_, understudy_protocol::request::DedupEntry)| {
-                format!(
-                    "{} at {}: {}",
-                    request_id(*id),
-                    entry.pair,
-                    outcome(&entry.outcome)
-                )
+            let line = |(id, entry): &(
+                understudy_proto::RequestId,
+                understudy_protocol::request::DedupEntry,
+            )| {
+                match id.sequence.0 {
+                    0 => dedup(*id, entry),
+                    _ => format!("{}: {}", dedup(*id, entry), outcome(&entry.outcome)),
+                }
             };
             page.items.iter().map(line).collect()
         }),

@@ -5,9 +5,10 @@ use understudy_proto::failure::Failure;
 use understudy_proto::{NodeId, Pair, RequestId};
 use understudy_protocol::conflict::{Conflict, is_reserved};
 use understudy_protocol::effect::{Answer, Ask, SealedCopy};
+use understudy_protocol::expiry::shard_state_id;
 use understudy_protocol::object::{Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record};
-use understudy_protocol::request::{FailedOp, Op, OpResult, Outcome, Precondition};
+use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
 use understudy_protocol::shard::message::{BranchMode, FateKind, Message};
 use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
 
@@ -68,15 +69,15 @@ fn change(change: &StoreChange) -> String {
             generation,
             id,
             entry: Some(entry),
-        } => staged(
-            *generation,
-            format!("dedup {} at {}", request_id(*id), entry.pair),
-        ),
+        } => staged(*generation, format!("dedup {}", dedup(*id, entry))),
         StoreChange::PutDedup {
             generation,
             id,
             entry: None,
-        } => staged(*generation, format!("no dedup {}", request_id(*id))),
+        } => match id.sequence.0 {
+            0 => staged(*generation, format!("no {}", state_of(*id))),
+            _ => staged(*generation, format!("no dedup {}", request_id(*id))),
+        },
         StoreChange::PutMeta(found) => meta(found),
         StoreChange::MoveToOrphans { record, .. } => format!("{} to the orphan log", record.pair),
         StoreChange::RemoveRecord { version, .. } => format!("version {version} out of the log"),
@@ -383,6 +384,32 @@ fn precondition(precondition: &Precondition) -> String {
         Precondition::ComponentValue { value: v, .. } => format!("{key} is {}", value(v)),
         Precondition::Absent { absent: true, .. } => format!("{key} absent"),
         Precondition::Absent { absent: false, .. } => format!("{key} present"),
+    }
+}
+
+/// An entry: where the request ran; of what stays of a client, or of all that ended, up to where something was removed.
+pub fn dedup(id: RequestId, entry: &DedupEntry) -> String {
+    match (id.sequence.0, id == shard_state_id()) {
+        (0, true) => format!(
+            "{}: sessions as of {}, removed up to {}",
+            state_of(id),
+            entry.fingerprint,
+            entry.pair
+        ),
+        (0, false) => format!(
+            "{}: floor {}, removed up to {}",
+            state_of(id),
+            entry.fingerprint,
+            entry.pair
+        ),
+        _ => format!("{} at {}", request_id(id), entry.pair),
+    }
+}
+
+fn state_of(id: RequestId) -> String {
+    match id == shard_state_id() {
+        true => "state of the shard".to_string(),
+        false => format!("state of c{}", id.client.0),
     }
 }
 

@@ -99,6 +99,7 @@ impl World {
             "row" => self.new_row(&mut words)?,
             "tell" => self.tell(words.next_node()?)?,
             "lease" => self.lease(&mut words)?,
+            "clients" => self.know_clients(&mut words)?,
             "read" => self.read(&mut words)?,
             "persist" => {
                 let node = words.next_node()?;
