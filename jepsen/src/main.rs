@@ -180,8 +180,10 @@ impl Mutants {
         }
         let seconds = (self.minutes * 60.0).max(1.0);
         let mut survived = 0;
-        let wanted =
-            |m: &&Mutant| self.names.is_empty() || self.names.iter().any(|n| n == m.name());
+        let wanted = |m: &&Mutant| match self.names.is_empty() {
+            true => !Mutant::BY_STORY.contains(m),
+            false => self.names.iter().any(|n| n == m.name()),
+        };
         for mutant in Mutant::ALL.iter().filter(wanted) {
             let name = mutant.name();
             let output = std::process::Command::new(std::env::current_exe()?)

@@ -138,7 +138,7 @@ reasons! {
     StorageFailed = "STORAGE_FAILED", Internal, TryElsewhere;
     /// The store's data are damaged.
     StorageCorrupt = "STORAGE_CORRUPT", Internal, TryElsewhere;
-    /// The request id is at or below the client's floor, or the client's session ended.
+    /// The request id is at or below the client's floor (metadata `floor`), or the client's session ended.
     RequestExpired = "REQUEST_EXPIRED", FailedPrecondition, TellUnknown;
     /// The client id is no UUIDv7, too old, closed, or dated in the future; metadata `table_time_ms`.
     ClientIdRefused = "CLIENT_ID_REFUSED", FailedPrecondition, NewClientId;

@@ -110,6 +110,12 @@ pub const VERSION_SUFFIX: &str = if cfg!(feature = "mutants") {
     ""
 };
 
+impl Mutant {
+    /// Those that no fault of the simulator leads to, because other rules keep it from there; stories tell what they do
+    /// (`node/protocol/scenarios`).
+    pub const BY_STORY: &'static [Mutant] = &[Mutant::AskIdNotPair];
+}
+
 /// Chooses the mistake of that name for the rest of the process; the first choice holds, an empty name is none.
 ///
 /// # Errors

@@ -5,9 +5,10 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use understudy_proto::{ClientId, Pair, RequestId, Sequence, ShardId};
+use understudy_proto::{ClientId, Pair, RequestId, Revision, Sequence, ShardId};
 use understudy_protocol::change::{Change, ComponentChange, ObjectChange};
 use understudy_protocol::conflict::{Conflict, ConflictBody, ConflictReason};
+use understudy_protocol::expiry::{ClientExpiry, ClientState, ExpiryBody, ShardState};
 use understudy_protocol::object::{Component, LastWrite, Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record, RequestBody};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
@@ -194,10 +195,43 @@ fn conflict_body() -> impl Strategy<Value = ConflictBody> {
         })
 }
 
+fn client_expiry(client: u128) -> impl Strategy<Value = ClientExpiry> {
+    (
+        proptest::option::of(any::<u64>()),
+        proptest::option::of(dedup_entry()),
+        proptest::collection::btree_map(1..=u64::MAX, dedup_entry(), 0..3),
+    )
+        .prop_map(move |(more, before, removed)| {
+            let last = removed.keys().next_back().copied().unwrap_or(0);
+            ClientExpiry {
+                client: ClientId(client),
+                floor: more.map(|more| Sequence(last.saturating_add(more))),
+                before,
+                removed: removed
+                    .into_iter()
+                    .map(|(n, entry)| (Sequence(n), entry))
+                    .collect(),
+            }
+        })
+}
+
+fn expiry_body() -> impl Strategy<Value = ExpiryBody> {
+    let clients = proptest::collection::btree_set(any::<u128>(), 1..4)
+        .prop_flat_map(|ids| ids.into_iter().map(client_expiry).collect::<Vec<_>>());
+    (any::<u64>(), proptest::option::of(dedup_entry()), clients).prop_map(
+        |(sessions, before, clients)| ExpiryBody {
+            sessions: Revision(sessions),
+            before,
+            clients,
+        },
+    )
+}
+
 fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         4 => request_body().prop_map(|body| Body::Request(Box::new(body))),
         2 => conflict_body().prop_map(|body| Body::Conflict(Box::new(body))),
+        2 => expiry_body().prop_map(|body| Body::Expiry(Box::new(body))),
         1 => Just(Body::EpochStart),
     ]
 }
@@ -406,6 +440,121 @@ fn the_bytes_of_an_epoch_start_are_pinned() {
         )
     );
     assert_eq!(encoded.checksum, 0xc5c0_72c7_a68f_2c4e);
+}
+
+/// Client 9 forgets number 5; client 10 ended.
+fn expiry() -> ExpiryBody {
+    let entry = |version| DedupEntry {
+        pair: Pair::new(1, version),
+        fingerprint: 0xf1,
+        outcome: Outcome::Applied(vec![OpResult::Counter(3)]),
+        conflicts: Vec::new(),
+    };
+    ExpiryBody {
+        sessions: Revision(77),
+        before: None,
+        clients: vec![
+            ClientExpiry {
+                client: ClientId(9),
+                floor: Some(Sequence(5)),
+                before: None,
+                removed: vec![(Sequence(5), entry(2))],
+            },
+            ClientExpiry {
+                client: ClientId(10),
+                floor: None,
+                before: Some(entry(4)),
+                removed: vec![(Sequence(8), entry(3))],
+            },
+        ],
+    }
+}
+
+#[test]
+fn an_expiry_leaves_floors_and_its_undo_what_was_before() {
+    let at = |client, sequence| RequestId {
+        client: ClientId(client),
+        sequence: Sequence(sequence),
+    };
+    let body = expiry();
+    let state = ClientState {
+        floor: Sequence(5),
+        removed: Pair::new(1, 2),
+    };
+    let shard = ShardState {
+        sessions: Revision(77),
+        removed: Pair::new(1, 4),
+    };
+    assert_eq!(
+        body.after(),
+        [
+            (at(9, 5), None),
+            (at(9, 0), Some(state.entry())),
+            (at(10, 8), None),
+            (at(10, 0), None),
+            (at(0, 0), Some(shard.entry())),
+        ]
+    );
+    assert_eq!(ClientState::of(&state.entry()), state);
+    assert_eq!(ShardState::of(&shard.entry()), shard);
+    let entry = |client: usize| Some(body.clients[client].removed[0].1.clone());
+    assert_eq!(
+        body.before(),
+        [
+            (at(9, 5), entry(0)),
+            (at(9, 0), None),
+            (at(10, 8), entry(1)),
+            (at(10, 0), body.clients[1].before.clone()),
+            (at(0, 0), None),
+        ]
+    );
+}
+
+#[test]
+fn an_expiry_out_of_order_is_refused() {
+    let written = |change: &dyn Fn(&mut ExpiryBody)| {
+        let mut body = expiry();
+        change(&mut body);
+        let record = Record {
+            body: Body::Expiry(Box::new(body)),
+            ..put()
+        };
+        Record::decode(&record.encode().bytes).map(|_| ())
+    };
+    assert_eq!(written(&|_| {}), Ok(()));
+    assert!(written(&|body| body.clients.clear()).is_err());
+    assert!(written(&|body| body.clients.reverse()).is_err());
+    assert!(written(&|body| body.clients[0].floor = Some(Sequence(4))).is_err());
+    assert!(written(&|body| body.clients[0].removed[0].0 = Sequence(0)).is_err());
+    assert!(
+        written(&|body| {
+            let twice = body.clients[0].removed[0].clone();
+            body.clients[0].removed.push(twice);
+        })
+        .is_err()
+    );
+}
+
+#[test]
+fn the_bytes_of_an_expiry_are_pinned() {
+    let record = Record {
+        body: Body::Expiry(Box::new(expiry())),
+        ..put()
+    };
+    let encoded = hex(&record.encode().bytes);
+    let body = concat!(
+        "000000000000004d",                 // revision of the tables
+        "00",                               // no state of the shard before
+        "02",                               // clients
+        "00000000000000000000000000000009", // client
+        "05",                               // its floor
+        "01",                               // it stays
+        "00",                               // no state before
+        "01",                               // removed
+        "05",                               // number
+        "0f",                               // bytes of the entry
+    );
+    assert!(encoded.contains(body), "{encoded}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::log_wire::log_record;
 use super::objects::forwarded;
 use super::wire;
 use crate::data_node::Node;
+use crate::shard::Known;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,6 +40,11 @@ pub struct RequestLogServer {
 }
 
 type FollowOut = Pin<Box<dyn futures::Stream<Item = Result<v1::FollowResponse, Status>> + Send>>;
+
+/// Whether that is the request itself, not that it may have been forgotten.
+fn is_known(found: &Found) -> bool {
+    found.r#where() != Where::Expired
+}
 
 impl RequestLogServer {
     pub fn new(node: Arc<Node>) -> RequestLogServer {
@@ -79,16 +85,26 @@ impl RequestLogServer {
         };
         let mut served = primary(&self.node).await;
         if served {
-            let entry = self.node.host.dedup(shard, id).await?;
+            let known = self.node.host.dedup(shard, id).await?;
             // As long as it is still the primary nobody else can have accepted the request meanwhile.
             served = primary(&self.node).await;
-            found.extend(entry.map(|entry| Found {
-                shard: index,
-                pair: Some(wire::pair(entry.pair)),
-                outcome: Some(wire::outcome(entry.outcome, &[])),
-                r#where: Where::Log as i32,
-                node: self.node.me.node.0,
-            }));
+            let node = self.node.me.node.0;
+            match known {
+                Known::Entry(entry) => found.push(Found {
+                    shard: index,
+                    pair: Some(wire::pair(entry.pair)),
+                    outcome: Some(wire::outcome(entry.outcome, &[])),
+                    r#where: Where::Log as i32,
+                    node,
+                }),
+                Known::Forgotten => found.push(Found {
+                    shard: index,
+                    r#where: Where::Expired as i32,
+                    node,
+                    ..Found::default()
+                }),
+                Known::Nothing => {}
+            }
         }
         if !served {
             response.unserved_shards.push(index);
@@ -130,12 +146,16 @@ impl RequestLogServer {
             return self.outcome_at_this_node(&namespace, indexes, id).await;
         }
         let asking = || self.outcome_everywhere(&asked, &namespace, indexes.clone(), id);
-        let response = asking().await?;
-        if !response.found.is_empty() {
-            return Ok(response);
+        let mut response = asking().await?;
+        if !response.found.iter().any(is_known) {
+            // An orphan may have been given back meanwhile, to a log that was read before: then it is there now.
+            response = asking().await?;
         }
-        // An orphan may have been given back meanwhile, to a log that was read before: then it is there now.
-        asking().await
+        if response.found.iter().any(is_known) {
+            // It is in one shard; what others forgot was not about it.
+            response.found.retain(is_known);
+        }
+        Ok(response)
     }
 
     async fn outcome_at_this_node(

@@ -99,7 +99,7 @@ pub(super) enum Command {
     Dedup {
         shard: ShardId,
         id: RequestId,
-        reply: oneshot::Sender<Result<Option<DedupEntry>, Failure>>,
+        reply: oneshot::Sender<Result<Known, Failure>>,
     },
     Follow {
         shard: ShardId,
@@ -133,6 +133,15 @@ pub(super) struct Driver {
     out: Out,
     batches: Vec<Batch>,
     next_tick: Instant,
+}
+
+/// What a copy knows of a request.
+#[derive(Debug)]
+pub enum Known {
+    Entry(Box<DedupEntry>),
+    /// It has no entry, and may have had one.
+    Forgotten,
+    Nothing,
 }
 
 struct ControlLease(Arc<Mutex<NodeControl>>);
@@ -433,16 +442,22 @@ impl Driver {
         })
     }
 
-    fn dedup(&self, shard: ShardId, id: RequestId) -> Result<Option<DedupEntry>, Failure> {
+    fn dedup(&self, shard: ShardId, id: RequestId) -> Result<Known, Failure> {
         let replica = self.replica(shard)?;
-        self.with_context(|context| replica.durable_dedup(context, id))
-            .map_err(|error| {
-                let reason = match error {
-                    StoreError::Io(_) => Reason::StorageFailed,
-                    StoreError::Corrupt(_) => Reason::StorageCorrupt,
-                };
-                Failure::new(reason, Applied::No, error.to_string())
+        let known = self.with_context(|context| {
+            Ok(match replica.durable_dedup(context, id)? {
+                Some(entry) => Known::Entry(Box::new(entry)),
+                None if replica.is_forgotten(context, id)? => Known::Forgotten,
+                None => Known::Nothing,
             })
+        });
+        known.map_err(|error| {
+            let reason = match error {
+                StoreError::Io(_) => Reason::StorageFailed,
+                StoreError::Corrupt(_) => Reason::StorageCorrupt,
+            };
+            Failure::new(reason, Applied::No, error.to_string())
+        })
     }
 
     fn follow(&mut self, shard: ShardId) -> Result<watch::Receiver<LogView>, Failure> {

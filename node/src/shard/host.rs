@@ -2,7 +2,7 @@
 //!
 //! Nothing here decides anything. A write that reached the mailbox is finished whatever becomes of the call.
 
-use super::driver::{Command, Driver, Outside};
+use super::driver::{Command, Driver, Known, Outside};
 use super::mailbox::Mailbox;
 use super::responder::{ReadResponder, Responder};
 use crate::storage::Writer;
@@ -16,7 +16,7 @@ use understudy_proto::limits::SHARD_MAILBOX_MAX;
 use understudy_proto::{Epoch, NodeId, RequestId, Revision, ShardId};
 use understudy_protocol::control::message::HandOver;
 use understudy_protocol::effect::{Assignment, Report, SealedCopy};
-use understudy_protocol::request::{DedupEntry, Request};
+use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, LogView, ReadLevel};
 use understudy_protocol::store::StoreError;
@@ -145,12 +145,8 @@ impl ShardHost {
         .await?
     }
 
-    /// The durable dedup entry of a request, whatever the role of the copy.
-    pub async fn dedup(
-        &self,
-        shard: ShardId,
-        id: RequestId,
-    ) -> Result<Option<DedupEntry>, Failure> {
+    /// What the copy, whatever its role, durably knows of a request.
+    pub async fn dedup(&self, shard: ShardId, id: RequestId) -> Result<Known, Failure> {
         self.ask(shard, |reply| Command::Dedup { shard, id, reply })
             .await?
     }

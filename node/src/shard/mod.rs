@@ -8,5 +8,6 @@ pub mod host;
 mod mailbox;
 pub mod responder;
 
+pub use driver::Known;
 pub use host::{ShardHost, ShardView, Wanted};
 pub use responder::{ReadResponder, Responder, StreamReply, StreamSink};

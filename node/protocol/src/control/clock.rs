@@ -1,15 +1,17 @@
 //! The tables' clock, and the session activity that nodes report.
 //!
 //! A leader raises the clock by what its suspend-proof clock measured, never more. Once, when new, it may step it to its
-//! wall clock, if that is near the median of the nodes' clocks: no single machine's wrong clock ends sessions.
+//! wall clock, if that is near the median of the nodes' clocks: no single machine's wrong clock ends sessions. It ends those
+//! that were silent for the horizon, once every node that is not down has told it of all activity.
 
 use super::controller::{Action, Warning};
 use super::leader::{Leader, Turn};
+use super::message::CLIENTS_PER_HEARTBEAT_MAX;
 use crate::tables::command::RENEWALS_MAX;
 use crate::tables::{Command, NodeState};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
-use understudy_proto::ids::ClientId;
+use understudy_proto::ids::{ClientId, NodeId};
 
 #[derive(Debug, Default)]
 pub(super) struct Clock {
@@ -23,11 +25,28 @@ pub(super) struct Clock {
     /// Clients that were active since the last renewal.
     pub(super) active: BTreeSet<ClientId>,
     renewed: Option<Instant>,
+    /// Nodes that told this leader of all the activity that they knew of.
+    told_all: BTreeSet<NodeId>,
+    expired: Option<Instant>,
+}
+
+/// Between two looks for sessions that are silent.
+const EXPIRE_EVERY: Duration = Duration::from_millis(60_000);
+
+impl Clock {
+    /// What a node's heartbeat tells of its clients.
+    pub(super) fn told(&mut self, node: NodeId, active: &[ClientId]) {
+        self.active.extend(active);
+        if active.len() < CLIENTS_PER_HEARTBEAT_MAX {
+            self.told_all.insert(node);
+        }
+    }
 }
 
 impl Leader {
     pub(super) fn keep_clock(&mut self, turn: &mut Turn, wall_ms: u64) {
         self.renew_sessions(turn);
+        self.expire_sessions(turn);
         let clock = turn.tables.clock_ms();
         let base = self.clock.base.filter(|(ms, _)| *ms == clock);
         let (_, since) = *self.clock.base.insert(base.unwrap_or((clock, turn.now)));
@@ -87,6 +106,26 @@ impl Leader {
         let mut walls: Vec<u64> = self.heard.values().map(wall).collect();
         walls.sort_unstable();
         walls.get(walls.len() / 2).copied()
+    }
+
+    fn expire_sessions(&mut self, turn: &mut Turn) {
+        let waits = self
+            .clock
+            .expired
+            .is_some_and(|at| turn.now.since(at) < EXPIRE_EVERY);
+        let untold = |n: &crate::tables::NodeEntry| {
+            !matches!(n.state, NodeState::Down | NodeState::Removed)
+                && !self.clock.told_all.contains(&n.id)
+        };
+        if waits || turn.tables.nodes().any(untold) {
+            return;
+        }
+        self.clock.expired = Some(turn.now);
+        let mut clients = turn.tables.silent_clients(RENEWALS_MAX);
+        clients.retain(|client| !self.clock.active.contains(client));
+        if !clients.is_empty() {
+            turn.propose(Command::ExpireSessions { clients });
+        }
     }
 
     fn renew_sessions(&mut self, turn: &mut Turn) {

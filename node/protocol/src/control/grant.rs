@@ -51,7 +51,7 @@ impl Leader {
     fn take(&mut self, turn: &mut Turn, request: HeartbeatRequest) -> Taken {
         let process = request.process;
         let full = self.note_heard(turn, &request);
-        self.clock.active.extend(request.active.iter().copied());
+        self.clock.told(request.process.node, &request.active);
         for report in &request.reports {
             self.on_report(turn, process, *report);
         }

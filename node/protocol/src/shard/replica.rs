@@ -9,8 +9,9 @@ use super::reads::{Read, Reads};
 use super::secondary::Secondary;
 use super::side::Side;
 use crate::effect::{
-    Ask, Assignment, Caller, Context, Effect, HandOver, Input, Report, SealedCopy,
+    Ask, Assignment, Caller, ClientSession, Context, Effect, HandOver, Input, Report, SealedCopy,
 };
+use crate::expiry::{ClientState, client_state_id};
 use crate::mutant::Mutant;
 use crate::object::Object;
 use crate::store::{Batch, Contents, Generation, Meta, Saved, StoreChange, StoreError};
@@ -333,6 +334,18 @@ impl Replica {
         Ok(found
             .filter(|(batch, entry)| self.is_settled(*batch, entry.pair))
             .map(|(_, entry)| entry))
+    }
+
+    /// Whether a request without an entry may have run and been forgotten: its number is at or below the floor, or its
+    /// client's session ended.
+    pub fn is_forgotten(
+        &self,
+        context: &Context<'_>,
+        id: understudy_proto::RequestId,
+    ) -> Result<bool, StoreError> {
+        let state = self.durable_dedup(context, client_state_id(id.client))?;
+        let below = state.is_some_and(|entry| id.sequence <= ClientState::of(&entry).floor);
+        Ok(below || context.clients.session(id.client) == ClientSession::Ended)
     }
 
     /// Whether there is a copy at all: a row names it or waits for it, or it holds what the managers may let it delete. The

@@ -117,6 +117,7 @@ impl Tables {
             Command::RegisterSession { client } => self.register_session(*client, changes),
             Command::RenewSessions { clients } => self.renew_sessions(clients),
             Command::CloseSession { client } => self.close_session(*client, changes),
+            Command::ExpireSessions { clients } => self.expire_sessions(clients, changes),
             Command::RaiseClock {
                 from_ms,
                 to_ms,
@@ -525,6 +526,16 @@ impl Tables {
     }
 }
 
+fn bounded(clients: &[ClientId]) -> Result<(), Refusal> {
+    if clients.len() <= RENEWALS_MAX {
+        return Ok(());
+    }
+    Err(Refusal::TooMany {
+        field: "clients".to_string(),
+        limit: RENEWALS_MAX as u64,
+    })
+}
+
 // Sessions and bindings.
 impl Tables {
     fn register_session(&mut self, client: ClientId, changes: &mut Changes) -> Outcome {
@@ -551,13 +562,18 @@ impl Tables {
     }
 
     fn renew_sessions(&mut self, clients: &[ClientId]) -> Outcome {
-        if clients.len() > RENEWALS_MAX {
-            return Err(Refusal::TooMany {
-                field: "clients".to_string(),
-                limit: RENEWALS_MAX as u64,
-            });
-        }
+        bounded(clients)?;
         self.sessions.renew(clients);
+        Ok(Answer::Done {
+            revision: self.revision,
+        })
+    }
+
+    fn expire_sessions(&mut self, clients: &[ClientId], changes: &mut Changes) -> Outcome {
+        bounded(clients)?;
+        for (client, row) in self.sessions.expire(clients, changes.revision) {
+            changes.push(Changed::Session(client, row));
+        }
         Ok(Answer::Done {
             revision: self.revision,
         })

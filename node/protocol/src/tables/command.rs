@@ -124,6 +124,10 @@ pub enum Command {
         name: String,
         revision: Option<Revision>,
     },
+    /// The leader, which was told of all activity, found these silent for the horizon. Those that are not are passed over.
+    ExpireSessions {
+        clients: Vec<ClientId>,
+    },
 }
 
 /// One change of one shard's row, made only while the row has that revision.

@@ -1,7 +1,8 @@
 //! The Sessions table: which client ids are registered or ended, under the table's own clock and registration floor.
 //!
 //! An id that ended can never be registered again: it stays as a tombstone until the floor, which never falls, has
-//! passed the time written in the id. Nothing expires yet; `close` only marks.
+//! passed the time written in the id. One that was silent for the horizon is ended by the leader, which knows who was active
+//! since; the table looks at the times once more.
 
 use super::command::Refusal;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,37 @@ impl Sessions {
         };
         self.rows.insert(client, closed);
         Ok((closed, true))
+    }
+
+    /// Whether nothing was heard of the client for the horizon.
+    pub(super) fn is_silent(&self, row: &Session) -> bool {
+        row.state == SessionState::Open
+            && self.clock_ms.saturating_sub(row.active_ms) > self.horizon_ms
+    }
+
+    /// Ends the sessions of these clients that are silent; gives their rows.
+    pub(super) fn expire(
+        &mut self,
+        clients: &[ClientId],
+        revision: Revision,
+    ) -> Vec<(ClientId, Session)> {
+        let mut ended = Vec::new();
+        for client in clients {
+            let Some(row) = self.rows.get(client).copied() else {
+                continue;
+            };
+            if self.is_silent(&row) {
+                let state = SessionState::Closed;
+                let row = Session {
+                    state,
+                    revision,
+                    ..row
+                };
+                self.rows.insert(*client, row);
+                ended.push((*client, row));
+            }
+        }
+        ended
     }
 
     /// Raises the clock and with it the floor, and forgets tombstones that the floor covers.

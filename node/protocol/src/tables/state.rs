@@ -115,6 +115,13 @@ impl Tables {
     }
 
     /// The revision that expiry records carry.
+    /// The clients of which nothing was heard for the horizon, at most so many.
+    pub fn silent_clients(&self, most: usize) -> Vec<ClientId> {
+        let rows = self.sessions.rows.iter();
+        let silent = rows.filter(|(_, row)| self.sessions.is_silent(row));
+        silent.map(|(client, _)| *client).take(most).collect()
+    }
+
     pub fn sessions_revision(&self) -> Revision {
         self.sessions.revision
     }

@@ -455,6 +455,54 @@ fn activity_is_written_in_batches_and_is_no_change_to_watch() {
 }
 
 #[test]
+fn a_session_that_was_silent_for_the_horizon_ends_for_good() {
+    let mut desk = Desk::default();
+    desk.clock(DAY).unwrap();
+    let [silent, active] = [1, 2].map(|n| ClientId::from_parts(DAY, n));
+    for client in [silent, active] {
+        desk.run(Command::RegisterSession { client }).unwrap();
+    }
+    let clients = vec![silent, active];
+    desk.clock(2 * DAY).unwrap();
+    assert_eq!(
+        desk.tables.silent_clients(9),
+        [],
+        "a horizon is not over yet"
+    );
+    desk.run(Command::RenewSessions {
+        clients: vec![active],
+    })
+    .unwrap();
+    desk.clock(2 * DAY + 1).unwrap();
+    assert_eq!(desk.tables.silent_clients(9), [silent]);
+    assert_eq!(desk.tables.silent_clients(0), []);
+
+    // Whoever was active after all is passed over.
+    let before = desk.tables.revision();
+    desk.run(Command::ExpireSessions {
+        clients: clients.clone(),
+    })
+    .unwrap();
+    let state = |desk: &Desk, client| desk.tables.session(client).map(|row| row.state);
+    assert_eq!(state(&desk, active), Some(SessionState::Open));
+    assert_eq!(state(&desk, silent), Some(SessionState::Closed));
+    assert!(desk.tables.revision() > before, "nodes are told");
+
+    // The tombstone goes once the floor is above it; the id stays refused.
+    desk.clock(2 * DAY + 2).unwrap();
+    assert_eq!(state(&desk, silent), None);
+    let again = Command::RegisterSession { client: silent };
+    assert!(matches!(
+        desk.run(again),
+        Err(Refusal::ClientIdRefused { .. })
+    ));
+
+    let clients = vec![silent; RENEWALS_MAX + 1];
+    let many = desk.run(Command::ExpireSessions { clients });
+    assert!(matches!(many, Err(Refusal::TooMany { .. })));
+}
+
+#[test]
 fn bindings_are_listed_by_prefix_and_expire_by_the_tables_clock() {
     let mut desk = Desk::default();
     desk.clock(1_000).unwrap();

@@ -621,6 +621,44 @@ fn a_shorter_lease_is_waited_out_only_after_the_longer_has_passed() {
 }
 
 #[test]
+fn a_new_leader_ends_sessions_when_every_node_told_all_its_activity() {
+    let mut bench = Bench::new();
+    let day = understudy_proto::limits::SESSION_HORIZON_MS;
+    let raise = |from_ms, to_ms| Command::RaiseClock {
+        from_ms,
+        to_ms,
+        step: true,
+    };
+    bench.apply(raise(0, day));
+    let [silent, active] = [1, 2].map(|n| ClientId::from_parts(day, n));
+    for client in [silent, active] {
+        bench.apply(Command::RegisterSession { client });
+    }
+    bench.apply(raise(day, 3 * day));
+    bench.lead();
+    let state = |bench: &Bench, client| bench.tables.session(client).unwrap().state;
+    let beat = |bench: &mut Bench, n, active: Vec<ClientId>| {
+        let mut request = bench.heartbeat(n);
+        request.active = active;
+        bench.send(request);
+        bench.step(Input::Tick { wall_ms: 0 });
+    };
+    beat(&mut bench, 1, Vec::new());
+    beat(&mut bench, 2, Vec::new());
+    assert_eq!(state(&bench, silent), SessionState::Open, "n3 is missing");
+    let many = (0..CLIENTS_PER_HEARTBEAT_MAX as u128).map(|n| ClientId::from_parts(day, 10 + n));
+    beat(&mut bench, 3, many.collect());
+    assert_eq!(
+        state(&bench, silent),
+        SessionState::Open,
+        "it has more to tell"
+    );
+    beat(&mut bench, 3, vec![active]);
+    assert_eq!(state(&bench, silent), SessionState::Closed);
+    assert_eq!(state(&bench, active), SessionState::Open);
+}
+
+#[test]
 fn a_new_leader_steps_the_tables_clock_only_near_the_nodes_median() {
     let mut bench = Bench::new();
     let hour = 3_600_000;
