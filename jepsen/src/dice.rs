@@ -16,6 +16,7 @@ pub enum Purpose {
     Disks = 4,
     Managers = 5,
     Hosts = 6,
+    Agents = 7,
     /// The first client; the next ones follow.
     Clients = 100,
 }

@@ -60,6 +60,8 @@ mutants! {
     CloseCutsEarly = "close-cuts-early";
     /// A holder counts its lease from the answer, not from when it sent the heartbeat.
     CountLeaseFromAnswer = "count-lease-from-answer";
+    /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
+    ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
 }
 
 #[cfg(feature = "mutants")]
