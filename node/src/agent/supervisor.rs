@@ -320,7 +320,7 @@ impl Task {
         let (now, done) = self.end(running, since, grace.unwrap_or(self.grace)).await;
         let now = match (&now, again) {
             (Now::Runs(..), _) => now,
-            (_, true) => self.launch_by_wish(),
+            (_, true) => self.launch(),
             (_, false) => {
                 self.saved.stopped = remember;
                 self.save();
@@ -345,13 +345,21 @@ impl Task {
                 let why = "a person stopped it";
                 (Now::Stopped, Err(Failure::no(Reason::NotAllowed, why)))
             }
-            Wish::Start | Wish::Restart { .. } => (self.launch_by_wish(), Ok(())),
+            Wish::Restart {
+                launch: Some(launch),
+                ..
+            } => match until.filter(|_| self.is_another(Some(&launch))) {
+                Some(until) => (Now::Waits(until), Ok(())),
+                None => (self.launch(), Ok(())),
+            },
+            Wish::Start | Wish::Restart { launch: None, .. } => (self.launch_by_person(), Ok(())),
         };
         let _ = answer.send(done);
         now
     }
 
-    fn launch_by_wish(&mut self) -> Now {
+    /// What was before does not count any more.
+    fn launch_by_person(&mut self) -> Now {
         self.backoff.forget();
         self.launch()
     }

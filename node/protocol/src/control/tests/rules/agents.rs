@@ -1,5 +1,5 @@
 //! The rules of agents: whose wait an exit report ends, whom the leader asks to restart what is silent, and when it gives up.
-// capability A02
+// capabilities A02, A07, B10
 
 use super::*;
 
