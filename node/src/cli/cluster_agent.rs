@@ -34,7 +34,7 @@ impl LocalAgent {
         managers: &[String],
     ) -> io::Result<LocalAgent> {
         std::fs::create_dir_all(folder)?;
-        let text = |text: String| Value::String(text);
+        let text = Value::String;
         let commands = processes.iter().map(|(name, words)| {
             let words = std::iter::once(executable.display().to_string()).chain(words.clone());
             (
