@@ -1,6 +1,6 @@
 //! Carrying out a plan: each fault begins, lasts and ends; faults overlap. What cannot be done is skipped and said so.
 
-use super::event::{Event, Parcel};
+use super::event::Event;
 use super::network::{Noise, Place};
 use super::world::World;
 use crate::nemesis::{Fault, FaultKind};
@@ -288,12 +288,8 @@ impl World {
             let host = &mut self.hosts[*node];
             host.held_down += 1;
             let died = host.kill(&mut self.env);
-            if let (true, true, Some(report)) = (died, seen, self.hosts[*node].exit_report())
-                && let Some(leader) = self.managers.leader()
-            {
-                // The agent is another process on the machine and has its own connection.
-                let to = self.managers.place_of(leader);
-                self.env.send(Place::Node(*node), to, Parcel::Exit(report));
+            if died && seen {
+                self.agent_saw_exit(*node);
             }
         }
         (!nodes.is_empty()).then_some(Remedy::StartNodes(nodes))

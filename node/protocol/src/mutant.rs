@@ -80,6 +80,8 @@ mutants! {
     LastWriterByIdOnly = "last-writer-by-id-only";
     /// An orphan leaves the orphan log when it was judged, before the record with its outcome is durable.
     DropOrphanEarly = "drop-orphan-early";
+    /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
+    ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
 }
 
 #[cfg(feature = "mutants")]

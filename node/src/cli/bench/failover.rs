@@ -2,7 +2,7 @@
 
 use super::args::FailoverArgs;
 use super::keys::value;
-use super::start;
+use super::start_with;
 use crate::cli::faults::{self, LeaderLoss, PrimaryLoss};
 use crate::cli::local::Local;
 use crate::cli::pulse::Pulse;
@@ -42,6 +42,8 @@ struct Failovers {
 struct Spread {
     least: f64,
     median: f64,
+    /// 99 of 100 are at most this.
+    p99: f64,
     most: f64,
 }
 
@@ -54,13 +56,14 @@ impl Spread {
         Spread {
             least: *least,
             median: values[values.len() / 2],
+            p99: values[(values.len() * 99).div_ceil(100) - 1],
             most: *most,
         }
     }
 }
 
 pub async fn run(args: &FailoverArgs) -> anyhow::Result<()> {
-    let (mut local, client) = start(&args.cluster, NAMESPACE).await?;
+    let (mut local, client) = start_with(&args.cluster, NAMESPACE, args.agent).await?;
     let shards = client.namespace(NAMESPACE).route().await?.shard_count();
     // The timeline is not looked at.
     let pulse = Arc::new(Pulse::new(shards, Duration::ZERO));
@@ -158,8 +161,8 @@ fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:<42} {:>9} {:>9} {:>9}",
-        "", "least ms", "median ms", "most ms"
+        "{:<42} {:>9} {:>9} {:>9} {:>9}",
+        "", "least ms", "median ms", "p99 ms", "most ms"
     );
     let rows = [
         (
@@ -172,9 +175,10 @@ fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
         let Spread {
             least,
             median,
+            p99,
             most,
         } = spread;
-        println!("{name:<42} {least:>9.0} {median:>9.0} {most:>9.0}");
+        println!("{name:<42} {least:>9.0} {median:>9.0} {p99:>9.0} {most:>9.0}");
     }
     for loss in &failovers.leaders {
         println!(
