@@ -51,6 +51,8 @@ pub const DEDUP_AGE_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Writes that wait in one shard's mailbox; beyond it `OVERLOADED` (nothing applied).
 pub const SHARD_MAILBOX_MAX: usize = 65_536;
+/// Clients that a node registers with the managers at the same time; beyond it `OVERLOADED`.
+pub const REGISTRATIONS_MAX: usize = 1_024;
 /// Reads of one shard that wait at a copy for a version; beyond it `OVERLOADED`.
 pub const READS_WAITING_MAX: usize = 4_096;
 /// Bytes of their keys; beyond it `OVERLOADED`.
@@ -99,6 +101,8 @@ pub const DEADLINE_MS_DEFAULT: u64 = 10_000;
 /// Bytes of orphans in one message of a copy to its primary, and in one step of a primary with its own (a larger one goes
 /// alone).
 pub const SUBMIT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of copies' orphans that a primary judged and that are not durable yet; beyond it the copies wait.
+pub const GIVEN_BACK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Orphans of a copy that were judged and wait to leave its orphan log; beyond it the rest waits.
 pub const ORPHANS_JUDGED_MAX: usize = 100_000;
 

@@ -49,6 +49,7 @@ stories! {
     a_session_that_saw_a_cut_off_tail_hears_forked
     a_write_streams_and_is_acknowledged
     an_old_value_again_is_not_the_same_write
+    an_orphan_leaves_the_orphan_log_once
     an_orphan_that_failed_comes_back_as_its_outcome
     an_orphan_that_read_what_changed_is_a_conflict
     an_orphan_that_the_client_repeated

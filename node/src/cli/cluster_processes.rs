@@ -343,8 +343,7 @@ impl LocalCluster {
                 "killed, because its clean end took too long".to_string()
             }
         };
-        let log = std::fs::read_to_string(&member.log).unwrap_or_default();
-        let last = log.lines().last().unwrap_or_default();
+        let last = last_line(&member.log);
         Some(format!("{}: {how}; its log ends with: {last}", member.name))
     }
 

@@ -51,7 +51,7 @@ use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Revision, Sequ
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message::Condition;
 use understudy_protocol::shard::Settings;
-use understudy_protocol::tables::{Address, BootId, LaunchId, Registration};
+use understudy_protocol::tables::{Address, BootId, LaunchId, NodeEntry, NodeState, Registration};
 use understudy_protocol::time::Duration as Length;
 
 /// What the services and tasks of one node share.
@@ -81,8 +81,9 @@ impl std::fmt::Debug for Node {
 const CALL_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
-/// When a node that stops hands nothing over for so long, there is no other to take it: the cluster stops.
-const NOBODY_TAKES_THEM: Duration = Duration::from_millis(1_500);
+/// When a node that stops hands nothing over for so long, there is no other to take it: the cluster stops. Longer than a
+/// hand-over may take (1 s) and the wait before it is tried again (1 s).
+const NOBODY_TAKES_THEM: Duration = Duration::from_millis(2_500);
 /// Above the silence after which a node counts as down: 2.5 times the longest heartbeat interval, 60 s.
 const REPLACED_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -433,6 +434,11 @@ fn server() -> Server {
         .initial_connection_window_size(16 * 1024 * 1024)
 }
 
+fn others_are_up(node: &Node) -> bool {
+    let up = |other: &&NodeEntry| other.id != node.me.node && other.state == NodeState::Up;
+    node.directory.read().nodes().any(|other| up(&other))
+}
+
 /// Until it has no primary any more, or nobody takes them, or time is up; then it acts as none.
 async fn hand_over(node: &Node, limit: Duration) {
     let lock = || {
@@ -451,7 +457,8 @@ async fn hand_over(node: &Node, limit: Duration) {
             if claims < left {
                 (left, moved) = (claims, now);
             }
-            if claims == 0 || now >= began + limit || now >= moved + NOBODY_TAKES_THEM {
+            let alone = !others_are_up(node);
+            if claims == 0 || alone || now >= began + limit || now >= moved + NOBODY_TAKES_THEM {
                 // A shard whose target is lost now may be given back: what was acknowledged here would be cut off.
                 control.retire();
                 return;

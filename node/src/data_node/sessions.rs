@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::limits::REGISTRATIONS_MAX;
 use understudy_proto::{ClientId, RequestId, Sequence};
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::tables::SessionState;
@@ -108,15 +109,24 @@ impl Sessions {
         };
         let asked = asked.boxed().shared();
         let mut asking = self.asking.lock();
-        // Somebody may have begun since it was looked up.
-        let first = asking.entry(client).or_insert(asked).clone();
-        let (all, waits) = (self.asking.clone(), first.clone());
+        if let Some(first) = asking.get(&client) {
+            // Somebody began since it was looked up.
+            return first.clone();
+        }
+        if asking.len() >= REGISTRATIONS_MAX {
+            let what = "too many new clients wait for the managers; ask again";
+            return std::future::ready(Err(Failure::no(Reason::Overloaded, what)))
+                .boxed()
+                .shared();
+        }
+        asking.insert(client, asked.clone());
+        let (all, waits) = (self.asking.clone(), asked.clone());
         tokio::spawn(async move {
             // Whoever waits gets the result.
             let _ = waits.await;
             all.lock().remove(&client);
         });
-        first
+        asked
     }
 }
 

@@ -75,11 +75,13 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
         Message::Submit(m) => Kind::Submit(v1::Submit {
             epoch: m.epoch.0,
             orphans: m.orphans.iter().map(Orphan::encode).collect(),
+            stream: m.stream,
         }),
         Message::Submitted(m) => Kind::Submitted(v1::Submitted {
             epoch: m.epoch.0,
             fates: m.fates.into_iter().map(encode_fate).collect(),
             everywhere: Some(pair(m.everywhere)),
+            stream: m.stream,
         }),
     };
     v1::PeerMessage {
@@ -179,12 +181,14 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             let received = |bytes: &Bytes| Orphan::received(ShardId(message.shard), bytes);
             Message::Submit(Submit {
                 epoch: Epoch(m.epoch),
+                stream: m.stream,
                 copy: from,
                 orphans: m.orphans.iter().map(received).collect::<Result<_, _>>()?,
             })
         }
         Kind::Submitted(m) => Message::Submitted(Submitted {
             epoch: Epoch(m.epoch),
+            stream: m.stream,
             fates: m
                 .fates
                 .into_iter()

@@ -6,6 +6,7 @@ use super::log_wire::log_record;
 use super::objects::forwarded;
 use super::wire;
 use crate::data_node::Node;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,14 +126,40 @@ impl RequestLogServer {
             Some(index) => index..index + 1,
             None => 0..namespace.shards,
         };
-        let mut response = v1::GetOutcomeResponse::default();
-        for index in indexes {
-            self.outcome_here(&namespace, index, id, &mut response)
-                .await?;
-        }
         if asked.local_only {
+            return self.outcome_at_this_node(&namespace, indexes, id).await;
+        }
+        let asking = || self.outcome_everywhere(&asked, &namespace, indexes.clone(), id);
+        let response = asking().await?;
+        if !response.found.is_empty() {
             return Ok(response);
         }
+        // An orphan may have been given back meanwhile, to a log that was read before: then it is there now.
+        asking().await
+    }
+
+    async fn outcome_at_this_node(
+        &self,
+        namespace: &Namespace,
+        indexes: Range<u32>,
+        id: RequestId,
+    ) -> Result<v1::GetOutcomeResponse, Failure> {
+        let mut response = v1::GetOutcomeResponse::default();
+        for index in indexes {
+            self.outcome_here(namespace, index, id, &mut response)
+                .await?;
+        }
+        Ok(response)
+    }
+
+    async fn outcome_everywhere(
+        &self,
+        asked: &v1::GetOutcomeRequest,
+        namespace: &Namespace,
+        indexes: Range<u32>,
+        id: RequestId,
+    ) -> Result<v1::GetOutcomeResponse, Failure> {
+        let mut response = self.outcome_at_this_node(namespace, indexes, id).await?;
         let ask = |node: NodeId| {
             let request = v1::GetOutcomeRequest {
                 local_only: true,
@@ -285,6 +312,8 @@ pub(super) struct LogReader {
     shard: ShardId,
     /// The last version that was given.
     at: Version,
+    /// Its pair, once it is known: it must stay on this branch, also when the primary was another one meanwhile.
+    last: Option<Pair>,
     views: tokio::sync::watch::Receiver<LogView>,
 }
 
@@ -311,6 +340,7 @@ impl LogReader {
             node,
             shard,
             at,
+            last: after,
             views,
         })
     }
@@ -325,37 +355,55 @@ impl LogReader {
 
     /// The next durable records, perhaps none at the moment.
     pub async fn next(&mut self) -> Result<Vec<EncodedRecord>, Failure> {
-        let view = self
-            .node
-            .host
-            .view(self.shard, ReadLevel::Primary)
-            .await?
-            .log;
-        if self.at >= view.durable.version {
-            return Ok(Vec::new());
+        let mut view = self.look().await?;
+        while self.at < view.durable.version {
+            if let Some(records) = self.read(&view).await? {
+                return Ok(records);
+            }
+            // The log was trimmed, or another copy of it moved in, between the look and the read.
+            let again = self.look().await?;
+            if (again.base, again.generation) == (view.base, view.generation) {
+                let what = format!("the record after version {} is missing", self.at);
+                return Err(Failure::no(Reason::StorageCorrupt, what));
+            }
+            view = again;
         }
-        // It may have been trimmed since the last look: what comes next is not what follows then.
-        check_kept(&view, self.at)?;
+        Ok(Vec::new())
+    }
+
+    /// The log as it is now; an error when what was given last is not on it, or what follows is not kept.
+    async fn look(&self) -> Result<LogView, Failure> {
+        let view = self.node.host.view(self.shard, ReadLevel::Primary).await?;
+        let view = view.log;
+        match self.last {
+            Some(last) if !branch::holds(&view.epoch_starts, view.durable, last) => {
+                return Err(forked(&view, last));
+            }
+            _ => check_kept(&view, self.at)?,
+        }
+        Ok(view)
+    }
+
+    /// The durable records that follow; `None`: they are not there.
+    async fn read(&mut self, view: &LogView) -> Result<Option<Vec<EncodedRecord>>, Failure> {
+        let generation = view.generation;
         let (database, shard, from) = (self.node.database.clone(), self.shard, self.at.next());
         let reading = tokio::task::spawn_blocking(move || {
-            database.records(shard, view.generation, from, MESSAGE_BYTES)
+            database.records(shard, generation, from, MESSAGE_BYTES)
         });
         let records = reading
             .await
             .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
         let mut records = records.map_err(|error| storage(&error))?;
-        if records
-            .first()
-            .is_some_and(|first| first.pair.version != from)
-        {
-            // Trimmed between the look and the read; the next look tells.
-            return Ok(Vec::new());
-        }
         records.retain(|record| record.pair <= view.durable);
+        if records.first().map(|first| first.pair.version) != Some(from) {
+            return Ok(None);
+        }
         if let Some(last) = records.last() {
             self.at = last.pair.version;
+            self.last = Some(last.pair);
         }
-        Ok(records)
+        Ok(Some(records))
     }
 
     /// Waits until the log moved, or a second.

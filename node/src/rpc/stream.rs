@@ -40,7 +40,13 @@ pub(super) fn start(server: ObjectsServer, incoming: Streaming<v1::StreamRequest
     let sink = Arc::new(StreamSink::default());
     let room = Arc::new(Semaphore::new(STREAM_IN_FLIGHT_MAX));
     let (answers, outgoing) = mpsc::channel(4);
-    tokio::spawn(send(server.clone(), sink.clone(), room.clone(), answers));
+    let sending = send(server.clone(), sink.clone(), room.clone(), answers);
+    let full = room.clone();
+    tokio::spawn(async move {
+        sending.await;
+        // Nobody gives places back any more: whoever waits for one ends.
+        full.close();
+    });
     let session = Session {
         server,
         sink,
@@ -127,24 +133,31 @@ impl Session {
             if batch.items.len() > STREAM_BATCH_MAX {
                 let limit = STREAM_BATCH_MAX;
                 for item in batch.items {
-                    self.take_room().await;
+                    if !self.take_room().await {
+                        return;
+                    }
                     let failure = Failure::too_large("items", limit + 1, limit);
                     self.reply(item.tag, ShardId::ZERO, StreamReplyKind::Failed(failure));
                 }
                 continue;
             }
             for item in batch.items {
-                self.take_room().await;
+                if !self.take_room().await {
+                    return;
+                }
                 self.item(item);
             }
         }
     }
 
-    /// Waits until fewer than the limit are on the way; the answer gives the place back.
-    async fn take_room(&self) {
-        // Closed never: the sender ends only with the stream, and then reading it ends too.
-        if let Ok(permit) = self.room.acquire().await {
-            permit.forget();
+    /// Waits until fewer than the limit are on the way; the answer gives the place back. False: the client is gone.
+    async fn take_room(&self) -> bool {
+        match self.room.acquire().await {
+            Ok(permit) => {
+                permit.forget();
+                true
+            }
+            Err(_) => false,
         }
     }
 

@@ -12,20 +12,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
 use understudy_proto::v1::request_log_client::RequestLogClient;
 use understudy_proto::v1::watch_response::{Change, Gap, Kind, Progress};
-use understudy_proto::{Pair, ShardId, Version, v1};
+use understudy_proto::{NodeId, Pair, ShardId, Version, v1};
 
 pub type WatchOut = Pin<Box<dyn futures::Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 type Out = mpsc::Sender<Result<v1::WatchResponse, Status>>;
 
 /// Before a shard without a primary is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often a shard in which nothing happens tells how far it was looked through.
+/// How often a shard tells how far it was looked through.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 struct ShardWatch {
@@ -38,6 +39,8 @@ struct ShardWatch {
     after: Option<Pair>,
     /// The watcher is to be told that changes are missing, together with the place where it goes on.
     gap: bool,
+    /// When it was last told how far the shard was looked through.
+    told: Instant,
     out: Out,
 }
 
@@ -59,6 +62,7 @@ pub(super) fn start(node: Arc<Node>, asked: v1::WatchRequest) -> Result<WatchOut
                 .get(&index)
                 .map(|pair| wire::to_pair(Some(*pair))),
             gap: false,
+            told: Instant::now(),
             out: out.clone(),
         };
         tokio::spawn(watch.run());
@@ -70,7 +74,7 @@ impl ShardWatch {
     async fn run(mut self) {
         while !self.out.is_closed() {
             let ended = match self.node.other_primary(self.shard) {
-                Some(_) => self.there().await,
+                Some(primary) => self.there(primary).await,
                 None => self.here().await,
             };
             let Err(failure) = ended else { return };
@@ -124,19 +128,16 @@ impl ShardWatch {
                     return Ok(());
                 }
             }
+            if self.progress_when_due().await.is_none() {
+                return Ok(());
+            }
             if empty {
-                if self.progress().await.is_none() {
-                    return Ok(());
-                }
                 reader.moved().await?;
             }
         }
     }
 
-    async fn there(&mut self) -> Result<(), Failure> {
-        let Some(primary) = self.node.other_primary(self.shard) else {
-            return Ok(());
-        };
+    async fn there(&mut self, primary: NodeId) -> Result<(), Failure> {
         let mut client = RequestLogClient::new(self.node.channel_to(primary)?)
             .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX);
         let broken = |status: Status| {
@@ -173,7 +174,7 @@ impl ShardWatch {
         loop {
             let message = tokio::select! {
                 message = stream.message() => message.map_err(broken)?,
-                () = tokio::time::sleep(PROGRESS_EVERY) => {
+                () = tokio::time::sleep_until(self.told + PROGRESS_EVERY) => {
                     if self.progress().await.is_none() {
                         return Ok(());
                     }
@@ -214,7 +215,15 @@ impl ShardWatch {
         self.send(Kind::Change(change)).await
     }
 
-    async fn progress(&self) -> Option<()> {
+    async fn progress_when_due(&mut self) -> Option<()> {
+        match self.told.elapsed() >= PROGRESS_EVERY {
+            true => self.progress().await,
+            false => Some(()),
+        }
+    }
+
+    async fn progress(&mut self) -> Option<()> {
+        self.told = Instant::now();
         let positions = self.after.map(|after| (self.index, wire::pair(after)));
         let positions: HashMap<_, _> = positions.into_iter().collect();
         self.send(Kind::Progress(Progress { positions })).await

@@ -219,7 +219,7 @@ impl NodeControl {
     }
 
     /// The next heartbeat, if one is due. Without progress (the disk took a synced write and the shards' threads turned
-    /// within the interval) none is sent, and so the leases end.
+    /// lately) none is sent, and so the leases end.
     pub fn next_heartbeat(
         &mut self,
         now: Instant,

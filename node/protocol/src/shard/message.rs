@@ -134,6 +134,8 @@ pub struct Reject {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Submit {
     pub epoch: Epoch,
+    /// Of the copy's newest subscription; the answer bears it, so that a late one to an earlier process or role is known.
+    pub stream: u64,
     pub copy: CopyId,
     pub orphans: Vec<Orphan>,
 }
@@ -142,6 +144,7 @@ pub struct Submit {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Submitted {
     pub epoch: Epoch,
+    pub stream: u64,
     /// One for each orphan of the message, in its order.
     pub fates: Vec<Fate>,
     /// Up to here the primary's log is durable there and at every secondary that is not joining.

@@ -53,6 +53,9 @@ pub(super) struct Primary {
     pub own: Submission,
     /// The last batch that this came to.
     pub own_batch: u64,
+    /// Bytes of orphans of other copies that were judged since the disk last had all of them, and the batch with the last.
+    pub given_back: usize,
+    pub given_back_batch: u64,
 }
 
 /// One answer that is ready but for its conditions.
@@ -653,6 +656,8 @@ impl Primary {
             next_sweep: context.now,
             own: Submission::default(),
             own_batch: 0,
+            given_back: 0,
+            given_back_batch: 0,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::record::{Body, Record, RequestBody};
 use crate::request::{DedupEntry, Outcome};
 use crate::store::{Orphan, StoreError};
 use bytes::Bytes;
+use understudy_proto::limits::GIVEN_BACK_BYTES_MAX;
 use understudy_proto::{NodeId, Pair};
 
 /// What is to be done with an orphan.
@@ -48,11 +49,17 @@ impl Replica {
             return Ok(());
         }
         let mut fates = Vec::with_capacity(submit.orphans.len());
-        for orphan in &submit.orphans {
-            fates.push(self.reconcile(context, orphan, out)?);
+        // While much of what was given back waits for the disk the copy is told nothing, and asks again.
+        if !submit.orphans.is_empty() && self.takes_more() {
+            for orphan in &submit.orphans {
+                fates.push(self.reconcile(context, orphan, out)?);
+                self.primary_mut().given_back += orphan.record.bytes.len();
+            }
+            self.primary_mut().given_back_batch = self.emitted;
         }
         let answer = Submitted {
             epoch,
+            stream: submit.stream,
             fates,
             everywhere: self.everywhere(),
         };
@@ -70,6 +77,9 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         if self.orphans == 0 || !self.may_reconcile(context) {
+            return Ok(());
+        }
+        if self.primary_mut().own.after.is_none() && !self.orphan_log_is_settled() {
             return Ok(());
         }
         let everywhere = self.everywhere();
@@ -93,6 +103,16 @@ impl Replica {
             primary.own_batch = emitted;
         }
         Ok(())
+    }
+
+    /// Whether little enough of what copies gave back is on its way to the disk.
+    fn takes_more(&mut self) -> bool {
+        let persisted = self.persisted;
+        let primary = self.primary_mut();
+        if primary.given_back_batch <= persisted {
+            primary.given_back = 0;
+        }
+        primary.given_back < GIVEN_BACK_BYTES_MAX
     }
 
     /// Under the lease, and not while a hand-over waits for the target to have everything.

@@ -73,8 +73,10 @@ pub struct Replica {
     /// The end of the live log as far as it is durable, and the running checksum there.
     pub(super) durable: Pair,
     pub(super) durable_checksum: u64,
-    /// Records in the orphan log.
+    /// Records in the orphan log, with all batches that were emitted.
     pub(super) orphans: u64,
+    /// The last batch that changed the orphan log.
+    pub(super) orphans_batch: u64,
     /// The number of the last batch that was emitted, and of the last that is durable.
     pub(super) emitted: u64,
     pub(super) persisted: u64,
@@ -131,6 +133,7 @@ impl Replica {
             live,
             staged,
             orphans: saved.orphans,
+            orphans_batch: 0,
             emitted: 0,
             persisted: 0,
             ends: VecDeque::new(),

@@ -152,7 +152,9 @@ impl Replica {
             (Message::Submit(submit), Role::Primary(_)) => {
                 self.on_submit(context, from, submit, out)
             }
-            (Message::Submitted(submitted), Role::Secondary(s)) if s.epoch == submitted.epoch => {
+            (Message::Submitted(submitted), Role::Secondary(s))
+                if s.takes(submitted.epoch, submitted.stream) =>
+            {
                 self.on_submitted(context, &submitted, out)
             }
             (Message::Pulse(pulse), Role::Secondary(s)) if s.epoch == pulse.epoch => {

@@ -19,7 +19,7 @@ use understudy_proto::limits::{ORPHANS_JUDGED_MAX, SUBMIT_BYTES_MAX};
 #[derive(Debug, Default)]
 pub(super) struct Submission {
     /// Judged up to and with this one.
-    after: Option<Pair>,
+    pub after: Option<Pair>,
     /// Judged and still in the orphan log: the orphan, and where its outcome stands. In the order of the orphans.
     standing: VecDeque<(Pair, Pair)>,
     /// All that the orphan log holds was judged.
@@ -85,6 +85,9 @@ impl Replica {
         if self.orphans == 0 || self.staged.is_some() || !follows {
             return Ok(());
         }
+        if self.secondary_mut().submission.after.is_none() && !self.orphan_log_is_settled() {
+            return Ok(());
+        }
         let mut submission = std::mem::take(&mut self.secondary_mut().submission);
         let orphans = submission.next(self, context);
         submission.asked = Some(context.now);
@@ -93,6 +96,7 @@ impl Replica {
         secondary.submission = submission;
         let submit = Submit {
             epoch: secondary.epoch,
+            stream: secondary.stream,
             copy,
             orphans: orphans?,
         };
@@ -152,6 +156,12 @@ impl Replica {
         );
         self.orphans -= settled.len() as u64;
         let drop = |pair| StoreChange::DropOrphan { pair };
-        self.persist(settled.into_iter().map(drop).collect(), out);
+        self.orphans_batch = self.persist(settled.into_iter().map(drop).collect(), out);
+    }
+
+    /// Whether the orphan log on the disk is the one that this copy counts. Until then a page of it may hold what an
+    /// earlier role dropped, and whoever begins with it would drop that twice.
+    pub(super) fn orphan_log_is_settled(&self) -> bool {
+        self.persisted >= self.orphans_batch
     }
 }

@@ -138,7 +138,7 @@ impl Replica {
             });
             self.orphans += u64::from(!known);
         }
-        self.persist(changes, out);
+        self.orphans_batch = self.persist(changes, out);
         Ok(())
     }
 

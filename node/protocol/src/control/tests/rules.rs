@@ -516,9 +516,8 @@ fn a_copy_that_is_no_longer_named_gives_its_orphans_before_it_goes() {
     );
 }
 
-#[test]
-fn a_clean_hand_over_promotes_its_target_without_any_wait() {
-    let mut bench = Bench::new();
+/// A hand-over of the shard whose primary promised, with its last record. Gives the primary's node and the target's.
+fn promised_hand_over(bench: &mut Bench, last: Pair) -> (u64, u64) {
     let (primary, target) = (bench.primary(S1), bench.others(S1)[1]);
     let copy = bench.process(target).copy();
     let actions = bench.step(Input::TransferWanted {
@@ -534,10 +533,17 @@ fn a_clean_hand_over_promotes_its_target_without_any_wait() {
         None,
         "nothing is recorded before the promise"
     );
-    let last = Pair::new(1, 9);
     let from = bench.process(primary);
     let hand_overs = vec![(hand_over, HandOverOutcome::Promised { last })];
     bench.step(Input::HandOverAnswer(HandOverAnswer { from, hand_overs }));
+    (primary, target)
+}
+
+#[test]
+fn a_clean_hand_over_promotes_its_target_without_any_wait() {
+    let mut bench = Bench::new();
+    let last = Pair::new(1, 9);
+    let (_, target) = promised_hand_over(&mut bench, last);
     for n in bench.others(S1) {
         bench.seal(n, S1, last);
     }
@@ -548,19 +554,8 @@ fn a_clean_hand_over_promotes_its_target_without_any_wait() {
 #[test]
 fn the_target_of_a_hand_over_is_waited_for_longer_than_others() {
     let mut bench = Bench::new();
-    let (primary, target) = (bench.primary(S1), bench.others(S1)[1]);
-    let copy = bench.process(target).copy();
-    let actions = bench.step(Input::TransferWanted {
-        shard: S1,
-        target: copy,
-    });
-    let Some(Action::HandOver(request)) = actions.first() else {
-        panic!("{actions:?}");
-    };
     let last = Pair::new(1, 9);
-    let from = bench.process(primary);
-    let hand_overs = vec![(request.hand_overs[0], HandOverOutcome::Promised { last })];
-    bench.step(Input::HandOverAnswer(HandOverAnswer { from, hand_overs }));
+    let (primary, target) = promised_hand_over(&mut bench, last);
     bench.pass(900, &[1, 2, 3]);
     assert_eq!(bench.primary(S1), primary, "nobody is promoted yet");
     bench.seal(target, S1, last);
