@@ -11,6 +11,8 @@ use understudy_protocol::control::message::ExitReport;
 /// A report is told at most so many times more after the first.
 const MORE_MAX: u64 = 5;
 const START_US_MAX: u64 = 300_000;
+/// How often, in a thousand, a process stands still just when its predecessor's end is told once more.
+const LATE_AT_A_STANDSTILL: u32 = 700;
 
 impl World {
     /// The process of that machine ended, and its agent saw it.
@@ -25,6 +27,18 @@ impl World {
         let more = self.agents.below(MORE_MAX + 1) as u32;
         self.env
             .after(delay, Event::AgentReports { node, report, more });
+    }
+
+    /// The report of the process before comes again at the worst time: its successor runs no code or gets nothing to its
+    /// disk, so that it cannot be sealed while it still has a lease.
+    pub(super) fn agent_repeats_itself(&mut self, node: usize, certainly: bool) {
+        let late = certainly || self.agents.permille(LATE_AT_A_STANDSTILL);
+        let delay = self.agents.between(100, 50_000);
+        if let Some(report) = self.hosts[node].exit_report().filter(|_| late) {
+            let more = 1;
+            self.env
+                .after(delay, Event::AgentReports { node, report, more });
+        }
     }
 
     pub(super) fn agent_reports(&mut self, node: usize, report: ExitReport, more: u32) {

@@ -74,6 +74,15 @@ impl World {
                 let node = self.primary_of(shard)?;
                 self.pause(node)
             }
+            FaultKind::PauseSuccessor => {
+                let rows = self.managers.tables().shards().values();
+                let primaries = rows.into_iter().filter_map(|row| row.primary);
+                let mut nodes = primaries.filter_map(|p| self.env.hosts.get(&p.node).copied());
+                let node = nodes.find(|node| self.hosts[*node].follows_another())?;
+                self.hosts[node].pause();
+                self.agent_repeats_itself(node, true);
+                Some(Remedy::ResumeNode(node))
+            }
             FaultKind::PauseLeader => {
                 let leader = self.managers.leader()?;
                 self.managers.pause(leader);
@@ -175,6 +184,7 @@ impl World {
             }
             FaultKind::DiskHangs { node } => {
                 self.hosts[node].disk.hang();
+                self.agent_repeats_itself(node, false);
                 Some(Remedy::Unhang(node))
             }
             FaultKind::Transfer { shard } => {
@@ -302,6 +312,7 @@ impl World {
 
     fn pause(&mut self, node: usize) -> Option<Remedy> {
         self.hosts[node].pause();
+        self.agent_repeats_itself(node, false);
         Some(Remedy::ResumeNode(node))
     }
 

@@ -110,6 +110,12 @@ impl Host {
         self.last.clone()
     }
 
+    /// Whether a process runs, and one before it registered and died.
+    pub fn follows_another(&self) -> bool {
+        let before = self.last.as_ref().and_then(|report| report.process);
+        self.process.is_some() && before.is_some()
+    }
+
     /// A paused process dies like any other, and its successor runs.
     pub fn kill_even_if_paused(&mut self, env: &mut Env) -> bool {
         self.paused = 0;
