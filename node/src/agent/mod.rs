@@ -39,6 +39,7 @@ use supervisor::{Pauses, Supervisor, Wish};
 use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
 use understudy_proto::limits::PUBLIC_MESSAGE_BYTES_MAX;
+use understudy_proto::v1::agent_process::State;
 use understudy_proto::v1::agent_server::AgentServer as AgentService;
 
 /// Drawn for each start of a process: 32 hexadecimal digits.
@@ -49,6 +50,17 @@ pub struct Launch(pub String);
 impl Launch {
     pub fn draw() -> Launch {
         Launch(format!("{:032x}", rand::random::<u128>()))
+    }
+}
+
+/// As people and programs are told it.
+pub fn state_word(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Waiting => "waiting",
+        State::Stopping => "stopping",
+        State::Stopped => "stopped",
+        State::Unspecified => "unknown",
     }
 }
 
@@ -100,7 +112,7 @@ pub async fn run(config: AgentConfig, started: Started) -> Result<(), RoleError>
     let shown = supervisors.clone();
     admin.set_status(move || {
         let all = shown.values().map(Supervisor::status);
-        let all = all.map(|p| json!({ "name": p.name, "state": p.state().as_str_name(), "pid": p.pid, "starts": p.starts, "last_end": p.last_end }));
+        let all = all.map(|p| json!({ "name": p.name, "state": state_word(p.state()), "pid": p.pid, "starts": p.starts, "last_end": p.last_end }));
         json!({ "role": "agent", "processes": all.collect::<Vec<_>>() })
     });
     let (servers, ended) = crate::process::stopper();

@@ -6,8 +6,8 @@ use super::exit::{Ended, Exit, Trouble, one_line};
 use super::output::{Output, Rows};
 use super::server::{Signals, ended, until_the_end, warn_of_open};
 use crate::admin::Admin;
-use crate::agent::{self, Started};
-use crate::config::{AgentConfig, Layers, SettingFlags, load};
+use crate::agent::{self, Started, state_word};
+use crate::config::{AgentConfig, Layers, SettingFlags, load, split_address};
 use crate::listening::Room;
 use crate::process::{RoleError, Stop, bind, stopper};
 use crate::telemetry;
@@ -18,7 +18,6 @@ use std::time::Duration;
 use tonic::transport::Endpoint;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::agent_client::AgentClient;
-use understudy_proto::v1::agent_process::State;
 use understudy_proto::v1::{AgentProcess, ListProcessesRequest, ProcessRequest};
 
 /// Beyond the time that the processes have to stop, if they are to.
@@ -193,13 +192,10 @@ async fn wish(args: ProcessArgs, wished: Wished) -> Ended {
 }
 
 async fn connect(args: &AskArgs) -> Result<AgentClient<tonic::transport::Channel>, Trouble> {
+    let wrong = |why| Trouble::usage(format!("--agent: {why}"), "");
+    split_address(&args.agent).map_err(wrong)?;
     let endpoint = Endpoint::from_shared(format!("http://{}", args.agent));
-    let endpoint = endpoint.map_err(|_| {
-        Trouble::usage(
-            format!("--agent: '{}' is no address, write host:port", args.agent),
-            "",
-        )
-    })?;
+    let endpoint = endpoint.map_err(|error| wrong(error.to_string()))?;
     match endpoint.connect_timeout(ASK_LIMIT).connect().await {
         Ok(channel) => Ok(AgentClient::new(channel)),
         Err(_) => Err(Trouble::new(
@@ -251,7 +247,7 @@ fn print(args: &AskArgs, processes: &[AgentProcess]) -> Result<(), Trouble> {
         for process in processes {
             rows.row([
                 process.name.clone(),
-                state(process).to_string(),
+                state_word(process.state()).to_string(),
                 if process.pid == 0 {
                     "-".to_string()
                 } else {
@@ -272,7 +268,7 @@ fn print(args: &AskArgs, processes: &[AgentProcess]) -> Result<(), Trouble> {
 fn document(process: &AgentProcess) -> Value {
     json!({
         "name": process.name,
-        "state": state(process),
+        "state": state_word(process.state()),
         "pid": process.pid,
         "launch_id": process.launch_id,
         "started_at_ms": process.started_at_ms,
@@ -281,14 +277,4 @@ fn document(process: &AgentProcess) -> Value {
         "last_end": process.last_end,
         "command": process.command,
     })
-}
-
-fn state(process: &AgentProcess) -> &'static str {
-    match process.state() {
-        State::Running => "running",
-        State::Waiting => "waiting",
-        State::Stopping => "stopping",
-        State::Stopped => "stopped",
-        State::Unspecified => "unknown",
-    }
 }

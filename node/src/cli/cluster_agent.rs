@@ -97,6 +97,11 @@ impl LocalAgent {
         Ok(())
     }
 
+    /// Its own words and those of its processes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// host:port of its service.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports.internal)

@@ -167,7 +167,7 @@ impl LocalCluster {
         }
         give_flags(shape, &mut members);
         let agent = match ports.next().filter(|_| shape.agent) {
-            Some(ports) => Some(prepare_agent(&executable, shape, ports, &members)?),
+            Some(ports) => Some(prepare_agent(&executable, shape, ports, &mut members)?),
             None => None,
         };
         Ok(LocalCluster {
@@ -245,16 +245,24 @@ impl LocalCluster {
         }
     }
 
-    /// Ends a process without a word (SIGKILL), and waits until it is gone.
+    /// Its process id while it runs; of what an agent started the agent is asked.
+    pub async fn pid_of(&self, name: &str) -> Result<Option<u32>, ClusterError> {
+        let index = self.index(name)?;
+        match self.agent.as_ref().filter(|_| self.is_agents(index)) {
+            Some(agent) => agent
+                .pid_of(name)
+                .await
+                .map_err(failed("the agent does not answer")),
+            None => Ok(self.members[index].pid()),
+        }
+    }
+
+    /// Ends a process without a word (SIGKILL), and waits until it is gone. What an agent started is not waited for.
     pub async fn kill(&mut self, name: &str) -> Result<(), ClusterError> {
         let index = self.index(name)?;
-        if let Some(agent) = self.agent.as_ref().filter(|_| self.is_agents(index)) {
-            let pid = agent.pid_of(name).await;
-            let pid = pid.map_err(failed("the agent does not answer"))?;
-            let pid = pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-            return match pid {
-                Some(pid) => kill_process(pid, Signal::KILL)
-                    .map_err(failed(format!("{name} cannot be killed"))),
+        if self.is_agents(index) {
+            return match self.pid_of(name).await? {
+                Some(pid) => kill_now(name, pid),
                 None => Ok(()),
             };
         }
@@ -265,6 +273,14 @@ impl LocalCluster {
                 .map_err(failed(format!("{name} cannot be killed")))?;
         }
         Ok(())
+    }
+
+    /// The same for a process whose id the caller knows: nobody has to be asked before it dies.
+    pub async fn kill_known(&mut self, name: &str, pid: u32) -> Result<(), ClusterError> {
+        match self.is_agents(self.index(name)?) {
+            true => kill_now(name, pid),
+            false => self.kill(name).await,
+        }
     }
 
     /// Ends a process cleanly (SIGTERM); what takes too long is killed. `true`: it ended cleanly.
@@ -386,7 +402,7 @@ fn prepare_agent(
     executable: &Path,
     shape: &Shape,
     ports: Ports,
-    members: &[Member],
+    members: &mut [Member],
 ) -> Result<LocalAgent, ClusterError> {
     let nodes = members.iter().filter(|m| m.role == MemberRole::Node);
     let commands = nodes.map(|member| {
@@ -400,8 +416,12 @@ fn prepare_agent(
         .map(|m| format!("127.0.0.1:{}", m.ports.internal))
         .collect();
     let commands: Vec<_> = commands.collect();
-    LocalAgent::prepare(executable, &shape.folder, ports, &commands, &managers)
-        .map_err(failed("the agent's config cannot be written"))
+    let agent = LocalAgent::prepare(executable, &shape.folder, ports, &commands, &managers)
+        .map_err(failed("the agent's config cannot be written"))?;
+    let nodes = members.iter_mut().filter(|m| m.role == MemberRole::Node);
+    // What its processes say is in its own log.
+    nodes.for_each(|member| member.log = agent.log().to_path_buf());
+    Ok(agent)
 }
 
 /// Every process is told of all managers, so all ports have to be known first.
@@ -471,6 +491,12 @@ fn command(executable: &Path, member: &Member) -> io::Result<Command> {
         }
     }
     Ok(command)
+}
+
+fn kill_now(name: &str, pid: u32) -> Result<(), ClusterError> {
+    let pid = Pid::from_raw(pid.cast_signed());
+    let pid = pid.ok_or_else(|| ClusterError(format!("{name} does not run")))?;
+    kill_process(pid, Signal::KILL).map_err(failed(format!("{name} cannot be killed")))
 }
 
 fn exited(member: &mut Member) -> Option<ExitStatus> {

@@ -100,9 +100,14 @@ impl Local {
         &self.folder
     }
 
-    /// SIGKILL: the process gets no chance to say good-bye.
-    pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
-        Ok(self.processes.kill(name).await?)
+    /// The process id of that member while it runs.
+    pub async fn pid_of(&self, name: &str) -> anyhow::Result<Option<u32>> {
+        Ok(self.processes.pid_of(name).await?)
+    }
+
+    /// SIGKILL: the process gets no chance to say good-bye. `pid`: from `pid_of`.
+    pub async fn kill(&mut self, name: &str, pid: u32) -> anyhow::Result<()> {
+        Ok(self.processes.kill_known(name, pid).await?)
     }
 
     pub fn restart(&mut self, name: &str) -> anyhow::Result<()> {
