@@ -17,6 +17,8 @@ pub enum Purpose {
     Managers = 5,
     Hosts = 6,
     MoreFaults = 7,
+    /// The agents' own, and one for the world's use of them.
+    Agents = 8,
     /// The first client; the next ones follow.
     Clients = 100,
 }

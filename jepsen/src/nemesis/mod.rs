@@ -119,4 +119,6 @@ pub enum FaultKind {
     LoseStore {
         node: usize,
     },
+    /// A primary whose predecessor on its node died stands still, just when that one's end is told once more.
+    PauseSuccessor,
 }

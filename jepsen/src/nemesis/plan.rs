@@ -49,9 +49,20 @@ impl Plan {
         while faults.len() < FAULTS_PLANNED_MIN {
             faults.push(draw(&mut more, scale, &weights));
         }
+        faults.extend(pause_of_a_successor(seed, scale));
         faults.sort_by_key(|fault| fault.at_us);
         Plan { faults }
     }
+}
+
+/// From dice of its own, like the agents. It takes a process that died and came back, so it comes late.
+fn pause_of_a_successor(seed: u64, scale: Scale) -> Option<Fault> {
+    let mut dice = Dice::new(seed, Purpose::Agents, 2);
+    dice.permille(400).then(|| Fault {
+        at_us: dice.between(scale.phase_us / 3, scale.phase_us),
+        lasts_us: dice.between(20_000, 1_500_000),
+        what: FaultKind::PauseSuccessor,
+    })
 }
 
 fn draw(dice: &mut Dice, scale: Scale, weights: &[u32]) -> Fault {

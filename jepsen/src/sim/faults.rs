@@ -1,6 +1,6 @@
 //! Carrying out a plan: each fault begins, lasts and ends; faults overlap. What cannot be done is skipped and said so.
 
-use super::event::{Event, Parcel};
+use super::event::Event;
 use super::network::{Noise, Place};
 use super::world::World;
 use crate::nemesis::{Fault, FaultKind};
@@ -73,6 +73,15 @@ impl World {
             FaultKind::PausePrimary { shard } => {
                 let node = self.primary_of(shard)?;
                 self.pause(node)
+            }
+            FaultKind::PauseSuccessor => {
+                let rows = self.managers.tables().shards().values();
+                let primaries = rows.into_iter().filter_map(|row| row.primary);
+                let mut nodes = primaries.filter_map(|p| self.env.hosts.get(&p.node).copied());
+                let node = nodes.find(|node| self.hosts[*node].follows_another())?;
+                self.hosts[node].pause();
+                self.agent_repeats_itself(node, true);
+                Some(Remedy::ResumeNode(node))
             }
             FaultKind::PauseLeader => {
                 let leader = self.managers.leader()?;
@@ -175,6 +184,7 @@ impl World {
             }
             FaultKind::DiskHangs { node } => {
                 self.hosts[node].disk.hang();
+                self.agent_repeats_itself(node, false);
                 Some(Remedy::Unhang(node))
             }
             FaultKind::Transfer { shard } => {
@@ -290,12 +300,8 @@ impl World {
             let host = &mut self.hosts[*node];
             host.held_down += 1;
             let died = host.kill(&mut self.env);
-            if let (true, true, Some(report)) = (died, seen, self.hosts[*node].exit_report())
-                && let Some(leader) = self.managers.leader()
-            {
-                // The agent is another process on the machine and has its own connection.
-                let to = self.managers.place_of(leader);
-                self.env.send(Place::Node(*node), to, Parcel::Exit(report));
+            if died && seen {
+                self.agent_saw_exit(*node);
             }
         }
         (!nodes.is_empty()).then_some(Remedy::StartNodes(nodes))
@@ -308,6 +314,7 @@ impl World {
 
     fn pause(&mut self, node: usize) -> Option<Remedy> {
         self.hosts[node].pause();
+        self.agent_repeats_itself(node, false);
         Some(Remedy::ResumeNode(node))
     }
 

@@ -426,6 +426,11 @@ impl Managers {
                 }
             }
             Action::Warn(warning) => env.note(format_args!("{from} warns {warning:?}")),
+            Action::Restart(request) => {
+                if let Some(place) = to(request.process.node, env) {
+                    env.send(from, place, Parcel::Restart(request.launch));
+                }
+            }
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Process {
     node: usize,
     store: StoreId,
     launch: LaunchId,
+    /// Where its machine's agent is; empty: there is none.
+    agent: String,
     registration: RequestId,
     managers: usize,
     /// The manager that is asked next.
@@ -139,6 +141,7 @@ impl Process {
         run: u64,
         store: StoreId,
         managers: usize,
+        agent: String,
         dice: &mut Dice,
     ) -> Process {
         let client = ClientId::from_parts(wall_ms(0), dice.wide() >> 54);
@@ -147,6 +150,7 @@ impl Process {
             node,
             store,
             launch: LaunchId(format!("n{}-{run}", node + 1)),
+            agent,
             registration: RequestId {
                 client,
                 sequence: Sequence(run),
@@ -177,14 +181,15 @@ impl Process {
         }
     }
 
-    pub fn exit_report(&self) -> Option<ExitReport> {
-        let id = self.id()?;
+    /// What an agent knows of it: how it was launched, and how it registered, if it did.
+    pub fn exit_report(&self) -> ExitReport {
         let launch = self.launch.clone();
-        Some(ExitReport {
-            node: id.node,
-            incarnation: id.incarnation,
-            launch,
-        })
+        let process = self.id().map(|id| (id.node, id.incarnation));
+        ExitReport { launch, process }
+    }
+
+    pub fn launch(&self) -> &LaunchId {
+        &self.launch
     }
 
     pub fn replica(&self, shard: ShardId) -> Option<&Replica> {
@@ -244,6 +249,7 @@ impl Process {
             store: self.store,
             launch: self.launch.clone(),
             boot: BootId("boot".to_string()),
+            agent: self.agent.clone(),
             capacity: 1,
             ..Registration::default()
         }

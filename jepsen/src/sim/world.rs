@@ -46,6 +46,7 @@ pub struct World {
     pub(super) copies: usize,
     pub(super) events: u64,
     pub(super) faults_done: u64,
+    pub(super) agents: Dice,
     faults_until_us: u64,
 }
 
@@ -104,6 +105,7 @@ impl World {
             copies,
             events: 0,
             faults_done: 0,
+            agents: Dice::new(seed, Purpose::Agents, 1),
             faults_until_us: START_US + phase_us,
         }
     }
@@ -285,12 +287,17 @@ impl World {
             }
             Event::FaultBegins { fault } => self.fault_begins(fault),
             Event::FaultEnds { fault } => self.fault_ends(fault),
+            Event::AgentReports { node, report, more } => self.agent_reports(node, report, more),
         }
     }
 
     /// What comes to a paused process waits for it.
     fn defers(&mut self, event: &Event) -> bool {
         let (node, manager) = match event {
+            // The agent is another process, which nobody paused.
+            Event::Deliver { parcel, .. } if matches!(**parcel, Parcel::Restart(_)) => {
+                return false;
+            }
             Event::Deliver {
                 to: Place::Node(node),
                 ..
@@ -318,6 +325,9 @@ impl World {
             .note(format_args!("{from} -> {to} {}", parcel.brief()));
         let granted = matches!(parcel, Parcel::HeartbeatAnswer(_));
         match to {
+            Place::Node(node) if matches!(parcel, Parcel::Restart(_)) => {
+                self.agent_restarts(node, parcel);
+            }
             Place::Node(node) => self.hosts[node].on_parcel(from, parcel, &mut self.env),
             Place::Manager(manager) => {
                 self.managers

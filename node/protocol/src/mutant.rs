@@ -98,6 +98,8 @@ mutants! {
     AskIdNotPair = "ask-id-not-pair";
     /// A request at or below its client's floor runs when it has no entry.
     ForgetFloor = "forget-floor";
+    /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
+    ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
 }
 
 #[cfg(feature = "mutants")]

@@ -3,11 +3,13 @@
 //! Client verbs stand on `understudy-client` and know nothing of the servers' insides. Each ends with an exit status of
 //! `exit`, prints on standard output what was asked for, and everything else on standard error.
 
+mod agent;
 pub mod bench;
 pub mod bulk;
 mod bytes;
 mod client;
 mod cluster;
+pub mod cluster_agent;
 pub mod cluster_processes;
 mod completion;
 mod config;
@@ -76,6 +78,8 @@ enum Verb {
     Manager(server::ServerArgs<ManagerConfig>),
     /// Run a data node
     Node(server::ServerArgs<NodeConfig>),
+    /// Run the agent of a machine, or see and change what it runs
+    Agent(agent::Args),
     /// Write one object
     Put(put::Args),
     /// Read objects
@@ -160,6 +164,7 @@ async fn run(verb: Verb) -> Ended {
         Verb::Demo(args) => demo::run(args).await,
         Verb::Manager(args) => server::manager(args).await,
         Verb::Node(args) => server::node(args).await,
+        Verb::Agent(args) => agent::run(args).await,
         Verb::Put(args) => put::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Delete(args) => delete::run(args).await,

@@ -19,12 +19,12 @@ pub use store::StoreStart;
 use crate::admin::Readiness;
 use crate::channels::Channels;
 use crate::clock;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, StartedBy};
 use crate::data_folder::{DataFolder, Role};
 use crate::listening::{self, connections};
 use crate::manager::dial_plain;
 use crate::peers::Peers;
-use crate::process::{Process, RoleError, Stop, advertised};
+use crate::process::{Process, RoleError, Stop, advertised, boot_id};
 use crate::reflection::add_standard_services;
 use crate::rpc::control::RegisterRequest;
 use crate::rpc::{
@@ -153,6 +153,7 @@ fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Regis
         outside => outside.to_string(),
     };
     let internal = advertised(&config.advertise.internal, process.bound.internal);
+    let (launch, agent) = launched_by(&config.agent);
     Registration {
         name: name_of(config),
         store,
@@ -164,9 +165,20 @@ fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Regis
         site: config.site.clone(),
         labels: config.labels.clone(),
         capacity: 1,
-        launch: LaunchId(format!("{:032x}", rand::random::<u128>())),
+        launch: LaunchId(launch),
         boot: BootId(boot_id()),
+        agent: agent.to_string(),
     }
+}
+
+/// The launch of the agent that started this process, and where it is; otherwise a launch of our own. Only the agent's
+/// direct child is the process whose end it sees: what a script started inherits the script's environment.
+fn launched_by(agent: &StartedBy) -> (String, &str) {
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_pid().cast_unsigned());
+    if agent.launch_id.is_empty() || agent.pid == 0 || parent != Some(agent.pid) {
+        return (format!("{:032x}", rand::random::<u128>()), "");
+    }
+    (agent.launch_id.clone(), &agent.address)
 }
 
 /// The configured name, or else the machine's.
@@ -178,11 +190,6 @@ fn name_of(config: &NodeConfig) -> String {
             .into_owned(),
         name => name.to_string(),
     }
-}
-
-fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.map(|id| id.trim().to_string()).unwrap_or_default()
 }
 
 /// Tries until a manager takes it. `None`: told to stop before that. `patience`: how long the name may still be that of the

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClusterId, CopyId, NodeId, ProcessId, ShardId};
-use understudy_protocol::control::message::{ExitReport, HeartbeatAnswer, HeartbeatRequest};
+use understudy_protocol::control::message::{HeartbeatAnswer, HeartbeatRequest};
 use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
 use understudy_protocol::tables::{Command, SettingsChange};
 
@@ -101,11 +101,6 @@ impl Duty {
         })
     }
 
-    /// An agent saw a process end.
-    pub fn report_exit(&self, report: ExitReport) -> Result<(), Failure> {
-        self.send(Event::Tell(Input::ExitReport(report)))
-    }
-
     /// Has an effect at the leader only.
     pub(super) async fn answer(&self, question: DutyQuestion) -> Result<DutyAnswer, Failure> {
         match question {
@@ -127,6 +122,10 @@ impl Duty {
                 let orphans = answered.await.ok().flatten();
                 let orphans = orphans.ok_or_else(|| not_leader(&"it stepped down"))?;
                 Ok(DutyAnswer::Orphans(orphans))
+            }
+            DutyQuestion::Exit(report) => {
+                self.send(Event::Tell(Input::ExitReport(report)))?;
+                Ok(DutyAnswer::Taken)
             }
         }
     }
@@ -319,6 +318,7 @@ impl Worker {
             Action::Seal(request) => self.errands.seal(request),
             Action::HandOver(request) => self.errands.hand_over(request),
             Action::Warn(warning) => tracing::warn!(?warning, "the leading manager"),
+            Action::Restart(request) => self.errands.restart(request),
         }
     }
 }

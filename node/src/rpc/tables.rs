@@ -119,18 +119,6 @@ fn timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// This manager cannot do it; the metadata names the one that can.
-pub(super) fn not_leading(group: &Group) -> Failure {
-    let failure = Failure::no(Reason::NotLeader, "another manager leads");
-    match group.managers().into_iter().find(|manager| manager.leader) {
-        Some(leader) => failure.with("address", leader.node.public_address),
-        None => Failure::no(
-            Reason::NoManager,
-            "the managers have no leader at the moment",
-        ),
-    }
-}
-
 pub(super) fn unknown_namespace(name: &str) -> Failure {
     Failure::no(
         Reason::NamespaceUnknown,

@@ -6,7 +6,7 @@
 use super::leader::{Leader, Turn};
 use super::message::{
     ExitReport, HandOverAnswer, HandOverRequest, HeartbeatAnswer, HeartbeatOutcome,
-    HeartbeatRefusal, HeartbeatRequest, SealAnswer, SealRequest,
+    HeartbeatRefusal, HeartbeatRequest, RestartRequest, SealAnswer, SealRequest,
 };
 use crate::tables::{Command, Tables};
 use crate::time::{Duration, Instant};
@@ -38,6 +38,12 @@ pub struct ControlSettings {
     pub renewal_interval: Duration,
     /// Shards that are planned in one step; the others wait for the next.
     pub plans_per_step: usize,
+    /// After so long down the agent is asked to restart a process; again after twice that, four times, and so on.
+    pub restart_after: Duration,
+    /// So many exits and restarts, and a node that is down is not waited for any more: its copies go elsewhere.
+    pub restarts_max: u32,
+    /// After so long without another one, exits and restarts are forgotten.
+    pub restart_forgets: Duration,
 }
 
 impl Default for ControlSettings {
@@ -55,6 +61,9 @@ impl Default for ControlSettings {
             clock_skew_limit: ms(60_000),
             renewal_interval: ms(5_000),
             plans_per_step: 4_096,
+            restart_after: ms(2_000),
+            restarts_max: 5,
+            restart_forgets: ms(60_000),
         }
     }
 }
@@ -107,6 +116,8 @@ pub enum Action {
     Seal(SealRequest),
     HandOver(HandOverRequest),
     Warn(Warning),
+    /// To the agent named in it. Asked again later if it had no effect.
+    Restart(RestartRequest),
 }
 
 /// What people should know.

@@ -2,13 +2,13 @@
 //!
 //! All of it is soft: a new leader starts empty and waits out what it cannot know.
 
+use super::agents::Failing;
 use super::clock::Clock;
 use super::controller::{Action, ControlSettings, Input};
 use super::failover::Failover;
 use super::hand_over::HandingOver;
 use super::message::{
-    Claim, Condition, CopyReport, ExitReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX,
-    SealRequest,
+    Claim, Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, SealRequest,
 };
 use super::plan::Planned;
 use super::view::View;
@@ -132,6 +132,8 @@ pub(super) struct Leader {
     pending: BTreeMap<ShardId, Pending>,
     pending_nodes: BTreeMap<NodeId, Pending>,
     lease_seen: Option<(Revision, Instant)>,
+    /// Nodes whose processes ended or fell silent lately.
+    pub(super) failing: BTreeMap<NodeId, Failing>,
 }
 
 impl Leader {
@@ -157,6 +159,7 @@ impl Leader {
             pending: BTreeMap::new(),
             pending_nodes: BTreeMap::new(),
             lease_seen: None,
+            failing: BTreeMap::new(),
         }
     }
 
@@ -289,6 +292,7 @@ impl Leader {
             self.drive_failover(turn, shard);
         }
         self.drive_hand_overs(turn);
+        self.ask_agents(turn);
         self.look_again(turn);
         self.lower_lease(turn);
         self.keep_clock(turn, wall_ms);
@@ -298,10 +302,9 @@ impl Leader {
 
     /// What waits for time to pass and not for a change.
     fn look_again(&mut self, turn: &mut Turn) {
-        let after = turn.tables.settings().replace_after;
-        let long = |at: &Instant| turn.now.since(*at) >= after;
-        let gone = self.down_since.iter().filter(|(_, at)| long(at));
-        for (node, _) in gone {
+        let down = self.down_since.keys().copied();
+        let gone: Vec<NodeId> = down.filter(|n| self.is_given_up(turn, *n)).collect();
+        for node in &gone {
             let shards = self.view.copies.get(node).into_iter().flatten();
             self.dirty.extend(shards.copied());
         }
@@ -358,24 +361,6 @@ impl Leader {
             revision,
             state,
         });
-    }
-
-    fn on_exit_report(&mut self, turn: &mut Turn, report: ExitReport) {
-        let Some(node) = turn.tables.node(report.node) else {
-            return;
-        };
-        let known = node.incarnation == report.incarnation && node.launch == report.launch;
-        if !known || node.ended >= node.incarnation {
-            return;
-        }
-        // The failovers begin in the same breath; their waits fall away when the report is in the tables.
-        let process = node.process();
-        turn.propose(Command::ReportExit {
-            node: report.node,
-            incarnation: report.incarnation,
-            launch: report.launch,
-        });
-        self.begin_for(turn, process);
     }
 
     /// A shorter lease is waited out only when every longer one, also of a predecessor, has certainly passed.

@@ -315,10 +315,21 @@ impl HandOverOutcome {
     }
 }
 
-/// From an agent: it saw exactly that process end.
+/// From an agent: it saw exactly the process of that launch end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitReport {
-    pub node: NodeId,
-    pub incarnation: Incarnation,
+    /// Drawn by the agent for one start of one process, which registered with it.
     pub launch: LaunchId,
+    /// As which node and incarnation the process registered, where the agent knows it. It has to fit the launch.
+    pub process: Option<(NodeId, Incarnation)>,
+}
+
+/// To the agent that started a process: it is not heard any more, and is to be started anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRequest {
+    pub process: ProcessId,
+    /// By which the agent knows it; a later start of the process is left alone.
+    pub launch: LaunchId,
+    /// host:port of the agent.
+    pub agent: String,
 }

@@ -4,6 +4,7 @@
 //! it knows beyond the tables is soft and gone with its leadership. [`NodeControl`] builds a node's heartbeats and keeps
 //! its leases. Neither sends anything nor has a clock: whoever drives them does both.
 
+mod agents;
 mod clock;
 mod controller;
 mod failover;

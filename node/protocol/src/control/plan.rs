@@ -262,9 +262,8 @@ impl Leader {
         if node.drain || namespace.is_some_and(|n| !n.settings.allows_site(&node.site)) {
             return Standing::Unwanted;
         }
-        let after = turn.tables.settings().replace_after;
         match self.down_since.get(&copy.node) {
-            Some(since) if turn.now.since(*since) >= after => Standing::Gone,
+            Some(_) if self.is_given_up(turn, copy.node) => Standing::Gone,
             Some(_) => Standing::Away,
             None => Standing::Here,
         }

@@ -79,6 +79,7 @@ async fn whole(args: &Args) -> anyhow::Result<Report> {
         port_base: args.port_base,
         data_dir: args.data_dir.clone(),
         keep: args.keep,
+        agent: false,
     };
     let report = tokio::select! {
         report = on_cluster(args, &plan, &airports, flights, &timeline) => report?,

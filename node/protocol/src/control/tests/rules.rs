@@ -7,6 +7,8 @@ use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::*;
 
+mod agents;
+
 const S1: ShardId = ShardId(1);
 const S2: ShardId = ShardId(2);
 
@@ -397,8 +399,7 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
     let node = NodeId(bench.primary(S1));
     let launch = bench.tables.node(node).unwrap().launch.clone();
     let wrong = ExitReport {
-        node,
-        incarnation: Incarnation(9),
+        process: Some((node, Incarnation(9))),
         launch: launch.clone(),
     };
     bench.step(Input::ExitReport(wrong));
@@ -407,10 +408,8 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
         None,
         "another incarnation is ignored"
     );
-    let incarnation = Incarnation(1);
     bench.step(Input::ExitReport(ExitReport {
-        node,
-        incarnation,
+        process: Some((node, Incarnation(1))),
         launch,
     }));
     assert_eq!(bench.tables.node(node).unwrap().state, NodeState::Down);

@@ -1,0 +1,126 @@
+//! The agents on the nodes' machines: their exit reports are taken, and they are asked to restart what stays silent.
+//!
+//! A report ends the waits for exactly one process. What a leader asks an agent for is a wish and decides nothing: the
+//! process that is restarted registers as any other does. How often a node failed is soft, as all that a leader knows.
+
+use super::controller::Action;
+use super::leader::{Leader, Turn};
+use super::message::{ExitReport, RestartRequest};
+use crate::mutant::Mutant;
+use crate::tables::{Command, NodeEntry, NodeState, Tables};
+use crate::time::Instant;
+use understudy_proto::ids::NodeId;
+
+/// What became of a node's processes lately.
+#[derive(Debug)]
+pub(super) struct Failing {
+    /// Exits that were reported, and restarts that were asked for.
+    times: u32,
+    last: Instant,
+    /// Since when the agent has been asked about the present silence, and how often.
+    asked: Option<(Instant, u32)>,
+}
+
+impl Failing {
+    fn new(now: Instant) -> Failing {
+        Failing {
+            times: 0,
+            last: now,
+            asked: None,
+        }
+    }
+}
+
+impl Leader {
+    pub(super) fn on_exit_report(&mut self, turn: &mut Turn, report: ExitReport) {
+        let Some(node) = reported(turn.tables, &report) else {
+            return;
+        };
+        if node.ended >= node.incarnation {
+            return;
+        }
+        let (process, launch) = (node.process(), report.launch);
+        let first = self.failing.get(&node.id).is_none_or(|f| {
+            // A report is repeated until it is in the tables, and counts once.
+            turn.now.since(f.last) >= turn.settings.propose_again || f.times == 0
+        });
+        if first {
+            self.failed_again(turn, node.id);
+        }
+        // The failovers begin in the same breath; their waits fall away when the report is in the tables.
+        turn.propose(Command::ReportExit {
+            node: process.node,
+            incarnation: process.incarnation,
+            launch,
+        });
+        self.begin_for(turn, process);
+    }
+
+    fn failed_again(&mut self, turn: &Turn, node: NodeId) {
+        let failing = self.failing.entry(node);
+        let failing = failing.or_insert_with(|| Failing::new(turn.now));
+        failing.times += 1;
+        failing.last = turn.now;
+    }
+
+    /// Whether a node that is down is not waited for any longer.
+    pub(super) fn is_given_up(&self, turn: &Turn, node: NodeId) -> bool {
+        let Some(since) = self.down_since.get(&node) else {
+            return false;
+        };
+        let failing = self.failing.get(&node);
+        let often = failing.is_some_and(|f| f.times >= turn.settings.restarts_max);
+        often || turn.now.since(*since) >= turn.tables.settings().replace_after
+    }
+
+    /// Asks the agents of silent processes to start them anew: first after a while, then ever more rarely, and so many
+    /// times at most.
+    pub(super) fn ask_agents(&mut self, turn: &mut Turn) {
+        let settings = turn.settings;
+        let forgets = settings.restart_forgets;
+        let down = &self.down_since;
+        self.failing
+            .retain(|node, f| down.contains_key(node) || turn.now.since(f.last) < forgets);
+        let silent: Vec<(NodeId, Instant)> =
+            self.down_since.iter().map(|(n, s)| (*n, *s)).collect();
+        for (id, since) in silent {
+            let Some(node) = turn.tables.node(id).filter(|n| is_restartable(n)) else {
+                continue;
+            };
+            let failing = self.failing.entry(id);
+            let failing = failing.or_insert_with(|| Failing::new(turn.now));
+            let (from, times) = match failing.asked {
+                Some((at, times)) if at >= since => (at, times),
+                _ => (since, 0),
+            };
+            let wait = settings.restart_after.scale(1 << times.min(5), 1);
+            if turn.now.since(from) < wait || failing.times >= settings.restarts_max {
+                continue;
+            }
+            failing.asked = Some((turn.now, times + 1));
+            failing.times += 1;
+            failing.last = turn.now;
+            turn.out.push(Action::Restart(RestartRequest {
+                process: node.process(),
+                launch: node.launch.clone(),
+                agent: node.agent.clone(),
+            }));
+        }
+    }
+}
+
+/// The process that the report is about, if it is the newest one of its node.
+fn reported<'t>(tables: &'t Tables, report: &ExitReport) -> Option<&'t NodeEntry> {
+    let launched = tables.launched(&report.launch);
+    let Some((node, incarnation)) = report.process else {
+        return launched;
+    };
+    if Mutant::ExitReportOfAnotherIncarnation.on() {
+        return tables.node(node);
+    }
+    launched.filter(|n| n.id == node && n.incarnation == incarnation)
+}
+
+fn is_restartable(node: &NodeEntry) -> bool {
+    !node.agent.is_empty() && node.state == NodeState::Down
+}
