@@ -9,16 +9,19 @@ use super::message::{ExitReport, RestartRequest};
 use crate::mutant::Mutant;
 use crate::tables::{Command, NodeEntry, NodeState, Tables};
 use crate::time::Instant;
-use understudy_proto::ids::NodeId;
+use understudy_proto::ids::{Incarnation, NodeId};
 
 /// What became of a node's processes lately.
 #[derive(Debug)]
 pub(super) struct Failing {
-    /// Exits that were reported, and restarts that were asked for.
+    /// Processes that ended: by the report of an exit, or because the one that was to be restarted has a successor.
     times: u32,
     last: Instant,
-    /// Since when the agent has been asked about the present silence, and how often.
-    asked: Option<(Instant, u32)>,
+    /// Up to this one they are counted: a report is repeated until it is in the tables, and counts once.
+    counted: Incarnation,
+    /// The process that the agent was asked about, when last, and how often. That it was asked counts for nothing: the
+    /// machine may be starting anew, or a person may have stopped the process.
+    asked: Option<(Incarnation, Instant, u32)>,
 }
 
 impl Failing {
@@ -26,7 +29,16 @@ impl Failing {
         Failing {
             times: 0,
             last: now,
+            counted: Incarnation::ZERO,
             asked: None,
+        }
+    }
+
+    fn count(&mut self, incarnation: Incarnation, now: Instant) {
+        if incarnation > self.counted {
+            self.counted = incarnation;
+            self.times += 1;
+            self.last = now;
         }
     }
 }
@@ -40,13 +52,9 @@ impl Leader {
             return;
         }
         let (process, launch) = (node.process(), report.launch);
-        let first = self.failing.get(&node.id).is_none_or(|f| {
-            // A report is repeated until it is in the tables, and counts once.
-            turn.now.since(f.last) >= turn.settings.propose_again || f.times == 0
-        });
-        if first {
-            self.failed_again(turn, node.id);
-        }
+        let failing = self.failing.entry(node.id);
+        let failing = failing.or_insert_with(|| Failing::new(turn.now));
+        failing.count(process.incarnation, turn.now);
         // The failovers begin in the same breath; their waits fall away when the report is in the tables.
         turn.propose(Command::ReportExit {
             node: process.node,
@@ -54,13 +62,6 @@ impl Leader {
             launch,
         });
         self.begin_for(turn, process);
-    }
-
-    fn failed_again(&mut self, turn: &Turn, node: NodeId) {
-        let failing = self.failing.entry(node);
-        let failing = failing.or_insert_with(|| Failing::new(turn.now));
-        failing.times += 1;
-        failing.last = turn.now;
     }
 
     /// Whether a node that is down is not waited for any longer.
@@ -73,11 +74,17 @@ impl Leader {
         often || turn.now.since(*since) >= turn.tables.settings().replace_after
     }
 
-    /// Asks the agents of silent processes to start them anew: first after a while, then ever more rarely, and so many
-    /// times at most.
+    /// Asks the agents of silent processes to start them anew: first after a while, then ever more rarely.
     pub(super) fn ask_agents(&mut self, turn: &mut Turn) {
         let settings = turn.settings;
         let forgets = settings.restart_forgets;
+        for (id, failing) in &mut self.failing {
+            let newest = turn.tables.node(*id).map(|node| node.incarnation);
+            if let Some((asked, ..)) = failing.asked.filter(|(asked, ..)| newest > Some(*asked)) {
+                failing.count(asked, turn.now);
+                failing.asked = None;
+            }
+        }
         let down = &self.down_since;
         self.failing
             .retain(|node, f| down.contains_key(node) || turn.now.since(f.last) < forgets);
@@ -90,16 +97,14 @@ impl Leader {
             let failing = self.failing.entry(id);
             let failing = failing.or_insert_with(|| Failing::new(turn.now));
             let (from, times) = match failing.asked {
-                Some((at, times)) if at >= since => (at, times),
+                Some((_, at, times)) if at >= since => (at, times),
                 _ => (since, 0),
             };
             let wait = settings.restart_after.scale(1 << times.min(5), 1);
-            if turn.now.since(from) < wait || failing.times >= settings.restarts_max {
+            if turn.now.since(from) < wait {
                 continue;
             }
-            failing.asked = Some((turn.now, times + 1));
-            failing.times += 1;
-            failing.last = turn.now;
+            failing.asked = Some((node.incarnation, turn.now, times + 1));
             turn.out.push(Action::Restart(RestartRequest {
                 process: node.process(),
                 launch: node.launch.clone(),

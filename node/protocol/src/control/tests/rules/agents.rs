@@ -140,6 +140,73 @@ fn a_process_that_ends_again_and_again_gets_its_copies_placed_elsewhere_at_once(
     assert!(joining.iter().any(|c| c.node.0 == spare[0]), "{joining:?}");
 }
 
+/// A node with an agent that has a copy of the shard and is not its primary, and the node that has none.
+fn with_spare(bench: &mut Bench) -> (u64, u64) {
+    bench.register(4);
+    bench.pass(100, &[1, 2, 3, 4]);
+    let spare = (1..=4).find(|n| !names(bench.entry(S1), *n)).unwrap();
+    let secondary = bench.entry(S1).secondaries[0].node.0;
+    bench.register_with_agent(secondary);
+    bench.pass(100, &[1, 2, 3, 4]);
+    (secondary, spare)
+}
+
+#[test]
+fn wishes_that_nobody_grants_do_not_give_a_node_up_and_go_on() {
+    let mut bench = Bench::new();
+    bench.apply(Command::SetSettings(SettingsChange {
+        replace_after: Some(Duration::from_millis(600_000)),
+        ..SettingsChange::default()
+    }));
+    let (away, spare) = with_spare(&mut bench);
+    let alive: Vec<u64> = (1..=4).filter(|n| *n != away).collect();
+    let asked = restarts(&bench.pass(70_000, &alive)).len();
+    assert!(asked >= 5, "{asked}");
+    let asked = restarts(&bench.pass(200_000, &alive)).len();
+    assert!(asked >= 2, "it is asked on and on: {asked}");
+    assert!(!names(bench.entry(S1), spare), "the node may come back");
+}
+
+#[test]
+fn an_exit_counts_once_however_often_it_is_reported_before_it_is_in_the_tables() {
+    let mut bench = Bench::new();
+    let (ended, spare) = with_spare(&mut bench);
+    let launch = bench.node(ended).launch.clone();
+    for _ in 0..6 {
+        bench.pass(600, &[1, 2, 3, 4]);
+        let report = ExitReport {
+            launch: launch.clone(),
+            process: None,
+        };
+        // What is proposed is not committed.
+        let (now, input) = (bench.now, Input::ExitReport(report));
+        let mut proposed = Vec::new();
+        let tables = &bench.tables;
+        bench.controller.step(now, tables, input, &mut proposed);
+        assert!(!proposed.is_empty());
+    }
+    bench.report_exit(launch, None);
+    let alive: Vec<u64> = (1..=4).filter(|n| *n != ended).collect();
+    bench.pass(1_000, &alive);
+    assert!(!names(bench.entry(S1), spare), "one exit is no reason");
+}
+
+#[test]
+fn a_restart_counts_when_its_successor_registers() {
+    let mut bench = Bench::new();
+    let (hangs, spare) = with_spare(&mut bench);
+    let alive: Vec<u64> = (1..=4).filter(|n| *n != hangs).collect();
+    for time in 1..=5 {
+        bench.pass(1_000, &[1, 2, 3, 4]);
+        assert!(!names(bench.entry(S1), spare), "given up after {time}");
+        assert_eq!(restarts(&bench.pass(4_000, &alive)).len(), 1);
+        bench.register_with_agent(hangs);
+    }
+    bench.pass(100, &[1, 2, 3, 4]);
+    bench.pass(2_000, &alive);
+    assert!(names(bench.entry(S1), spare), "it hangs again and again");
+}
+
 fn names(entry: &ShardEntry, n: u64) -> bool {
     entry.copies().any(|c| c.node.0 == n)
 }
