@@ -524,6 +524,8 @@ impl AgentConfig {
             order,
             "has to be at least restart.first_ms",
         );
+        checks.at_most("restart.most_ms", self.restart.most_ms, 3_600_000);
+        checks.at_most("restart.stable_ms", self.restart.stable_ms, 86_400_000);
         checks.log(&self.log);
         checks.problems()
     }

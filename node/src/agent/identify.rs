@@ -2,17 +2,22 @@
 //!
 //! A process id alone means nothing: the kernel gives it again. A process is identified by its id together with the
 //! kernel's start time, the boot and the launch id in its environment, all of them; it is then held by a pidfd, which
-//! never comes to mean another process. What is not identified is not vouched for.
+//! never comes to mean another process. What is not identified is not vouched for; but what may be that process is held,
+//! so that it is not started a second time.
 
 use super::program::LAUNCH_VARIABLE;
 use super::{Launch, Saved};
 use crate::process::boot_id;
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::io;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// How often a process is looked for that is only held.
+const HELD_LOOK: Duration = Duration::from_millis(200);
 
 /// A running process that another agent on this machine started.
 #[derive(Debug)]
@@ -20,6 +25,53 @@ pub struct Adopted {
     pub pid: u32,
     pub start_time: u64,
     pidfd: AsyncFd<OwnedFd>,
+}
+
+/// A running process with the id, the start time and the boot of one that another agent started, of which the rest cannot
+/// be told: its environment cannot be read, or the kernel gives no pidfd.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    pub pid: u32,
+    start_time: u64,
+}
+
+impl Held {
+    pub fn find(saved: &Saved) -> Option<Held> {
+        let held = Held {
+            pid: saved.pid?,
+            start_time: saved.start_time?,
+        };
+        let now = saved.boot == boot_id() && !saved.boot.is_empty();
+        (now && held.runs()).then_some(held)
+    }
+
+    /// When in doubt it does.
+    fn runs(self) -> bool {
+        match fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
+            Ok(stat) => {
+                let seen = start_time_in(&stat);
+                seen == Some(self.start_time) && !has_ended(&stat)
+            }
+            // ESRCH: it ended while it was read.
+            Err(error) => {
+                error.kind() != io::ErrorKind::NotFound && error.raw_os_error() != Some(3)
+            }
+        }
+    }
+
+    /// Returns when it runs no more.
+    pub async fn ended(self) {
+        while self.runs() {
+            tokio::time::sleep(HELD_LOOK).await;
+        }
+    }
+
+    pub fn signal(self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid.cast_signed()).filter(|_| self.runs());
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, signal);
+        }
+    }
 }
 
 impl Adopted {
@@ -84,6 +136,12 @@ fn start_time_in(stat: &str) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Field 3: a zombie, or dead.
+fn has_ended(stat: &str) -> bool {
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.trim_start().starts_with(['Z', 'X'])
+}
+
 fn bears(pid: u32, launch: &Launch) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
         return false;
@@ -140,9 +198,22 @@ mod tests {
         let by_launch = with(|s| (s.pid, s.start_time) = (None, None));
         assert_eq!(by_launch, Some(child.id()), "found by its launch");
 
+        // Unlike a process with another start time or of another boot, one that does not tell its launch is held.
+        let held = |change: fn(&mut Saved)| {
+            let mut other = saved.clone();
+            change(&mut other);
+            Held::find(&other).map(|process| process.pid)
+        };
+        assert_eq!(held(|s| s.launch = None), Some(child.id()));
+        assert_eq!(held(|s| s.boot = "another".to_string()), None);
+        assert_eq!(held(|s| s.start_time = s.start_time.map(|t| t + 1)), None);
+        let held = Held::find(&saved).unwrap();
+
         let adopted = Adopted::find(&saved).unwrap();
         adopted.signal(Signal::KILL);
         adopted.ended().await.unwrap();
+        held.ended().await;
+        assert!(Held::find(&saved).is_none(), "a zombie does not run");
         child.wait().unwrap();
         assert!(Adopted::find(&saved).is_none());
     }

@@ -10,6 +10,7 @@ mod identify;
 mod notify;
 mod program;
 mod report;
+mod saver;
 mod server;
 mod state;
 mod supervisor;
@@ -25,6 +26,7 @@ use crate::listening::{self, Room, connections};
 use crate::manager::dial_plain;
 use crate::process::{RoleError, Stop, advertised};
 use crate::reflection::add_standard_services;
+use identify::Held;
 use notify::Notifier;
 use report::Reporter;
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,9 @@ use tonic::service::RoutesBuilder;
 use understudy_proto::limits::PUBLIC_MESSAGE_BYTES_MAX;
 use understudy_proto::v1::agent_process::State;
 use understudy_proto::v1::agent_server::AgentServer as AgentService;
+
+/// How long an agent that stops waits for its last reports to be taken.
+const LAST_REPORTS: Duration = Duration::from_secs(1);
 
 /// Drawn for each start of a process: 32 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +103,7 @@ pub async fn run(config: AgentConfig, started: Started) -> Result<(), RoleError>
     let address = advertised(&config.advertise.internal, bound);
     let reporter = Reporter::new(Channels::new(dial_plain()), config.managers.clone());
     let pauses = Pauses::of(&config);
+    warn_of_unlisted(&states, &config);
     let supervisors: BTreeMap<String, Supervisor> = programs
         .into_iter()
         .map(|program| {
@@ -129,15 +135,32 @@ pub async fn run(config: AgentConfig, started: Started) -> Result<(), RoleError>
     if config.stop_with_agent {
         stop_all(&supervisors).await;
     }
+    reporter.all_told(LAST_REPORTS).await;
     servers.stop();
     let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
     Ok(())
+}
+
+/// What an earlier config named runs on, and nobody watches it.
+fn warn_of_unlisted(states: &States, config: &AgentConfig) {
+    let names = states.names().into_iter();
+    for name in names.filter(|name| !config.processes.contains_key(name)) {
+        if let Some(process) = Held::find(&states.read(&name)) {
+            let pid = process.pid;
+            tracing::warn!(
+                name,
+                pid,
+                "runs on, though the config does not name it any more; end it, or name it again"
+            );
+        }
+    }
 }
 
 /// All at once: each of them hands over what it can.
 async fn stop_all(supervisors: &BTreeMap<String, Supervisor>) {
     let stopping = supervisors.values().map(|supervisor| {
         let wish = Wish::Stop {
+            launch: None,
             grace: None,
             remember: false,
         };

@@ -1,10 +1,11 @@
 //! A process of the config: its command line, and how it is started.
 //!
-//! A child is told of its launch by its environment, gets nothing of the agent's own settings, and is in a process group of its
+//! A child is told of its launch by its environment and of its process id by its standard input, gets nothing of the agent's own settings, and is in a process group of its
 //! own, so that what ends the agent does not end it.
 
 use super::Launch;
 use crate::config::split_words;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
 use tokio::process::{Child, Command};
@@ -43,9 +44,10 @@ impl Program {
     /// Starts it. `address`: where the managers reach this agent.
     pub fn spawn(&self, launch: &Launch, address: &str) -> std::io::Result<Child> {
         let mut command = Command::new(&self.executable);
+        let (told, mut telling) = std::io::pipe()?;
         command
             .args(&self.arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::from(told))
             // It is to live on when the agent ends, and Ctrl-C on a terminal is for the agent.
             .process_group(0)
             .kill_on_drop(false);
@@ -58,7 +60,11 @@ impl Program {
             .env(LAUNCH_VARIABLE, &launch.0)
             .env("UNDERSTUDY_AGENT_PID", std::process::id().to_string())
             .env("UNDERSTUDY_AGENT_ADDRESS", address);
-        command.spawn()
+        let child = command.spawn()?;
+        // What a script starts inherits its environment: only the process with this id is the one whose end is seen. Whoever
+        // does not read it is not vouched for.
+        let _ = writeln!(telling, "{}", child.id().unwrap_or(0));
+        Ok(child)
     }
 }
 
@@ -81,6 +87,19 @@ fn is_ours(variable: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_the_process_itself_is_told_its_own_id() {
+        let whether = |script: &str| {
+            let command = format!("sh -c '{script}'");
+            let program = Program::parse("n", &command).unwrap();
+            let mut child = program.spawn(&Launch::draw(), "").unwrap();
+            async move { child.wait().await.unwrap().success() }
+        };
+        assert!(whether("read id; test $id = $$").await);
+        assert!(whether("exec sh -c \"read id; test \\$id = \\$\\$\"").await);
+        assert!(!whether("sh -c \"read id; test \\$id = \\$\\$\"; exit $?").await);
+    }
 
     #[test]
     fn the_own_name_means_the_own_executable() {

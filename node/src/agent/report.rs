@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
 use understudy_proto::v1::ControlRequest;
@@ -31,6 +32,24 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub struct Reporter {
     channels: Channels,
     managers: Arc<Vec<String>>,
+    /// How many reports no manager has taken yet.
+    untold: watch::Sender<usize>,
+}
+
+/// Counts one report as untold until it is dropped.
+struct Untold(watch::Sender<usize>);
+
+impl Untold {
+    fn new(count: &watch::Sender<usize>) -> Untold {
+        count.send_modify(|count| *count += 1);
+        Untold(count.clone())
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Reporter {
@@ -39,6 +58,7 @@ impl Reporter {
         Reporter {
             channels,
             managers: Arc::new(managers),
+            untold: watch::Sender::new(0),
         }
     }
 
@@ -48,15 +68,30 @@ impl Reporter {
             return;
         }
         let reporter = self.clone();
-        tokio::spawn(async move { reporter.tell_until_known(launch).await });
+        let untold = Untold::new(&self.untold);
+        tokio::spawn(async move { reporter.tell_until_known(launch, untold).await });
     }
 
-    async fn tell_until_known(&self, launch: Launch) {
+    /// Returns when a manager took each report, at the latest after so long.
+    pub async fn all_told(&self, limit: Duration) {
+        let mut untold = self.untold.subscribe();
+        let told = timeout(limit, untold.wait_for(|count| *count == 0)).await;
+        if told.is_err() {
+            tracing::warn!("no manager took the last reports in time");
+        }
+    }
+
+    async fn tell_until_known(&self, launch: Launch, untold: Untold) {
+        let mut untold = Some(untold);
         let began = Instant::now();
         let mut pause = PAUSE_FIRST;
         let mut seen = false;
         while began.elapsed() < PATIENCE {
-            match self.tell(&launch).await {
+            let known = self.tell(&launch).await;
+            if known.is_some() {
+                drop(untold.take());
+            }
+            match known {
                 Some(ExitKnown::Ended) => {
                     let ms = began.elapsed().as_millis();
                     return tracing::info!(
@@ -111,5 +146,28 @@ impl Reporter {
             NodeResponse::Exit(known) => Ok(known),
             other => Err(format!("{manager}: an answer of another kind: {other:?}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manager::dial_plain;
+
+    #[tokio::test]
+    async fn a_report_that_nobody_takes_is_waited_for_and_only_so_long() {
+        let limit = Duration::from_millis(100);
+        let nobody = Reporter::new(Channels::new(dial_plain()), Vec::new());
+        nobody.ended(Launch::draw());
+        timeout(limit, nobody.all_told(PATIENCE)).await.unwrap();
+        // A port that nothing listens on.
+        let managers = vec!["127.0.0.1:1".to_string()];
+        let reporter = Reporter::new(Channels::new(dial_plain()), managers);
+        reporter.ended(Launch::draw());
+        let began = Instant::now();
+        reporter.all_told(limit).await;
+        assert!(began.elapsed() >= limit);
+        drop(Untold::new(&nobody.untold));
+        timeout(limit, nobody.all_told(PATIENCE)).await.unwrap();
     }
 }

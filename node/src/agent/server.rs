@@ -46,7 +46,7 @@ impl AgentServer {
             ("", "") => return Err(Failure::field("name", "name or launch_id is needed")),
             ("", launch) => {
                 let mut all = self.supervisors.values();
-                all.find(|supervisor| supervisor.status().launch_id == launch)
+                all.find(|supervisor| supervisor.is_launch(launch))
             }
             (name, _) => self.supervisors.get(name),
         };
@@ -76,6 +76,10 @@ impl AgentServer {
     }
 }
 
+fn launch(request: &ProcessRequest) -> Option<String> {
+    Some(request.launch_id.clone()).filter(|launch| !launch.is_empty())
+}
+
 fn grace(request: &ProcessRequest) -> Option<Duration> {
     (request.grace_ms > 0).then(|| Duration::from_millis(request.grace_ms))
 }
@@ -96,7 +100,10 @@ impl Agent for AgentServer {
         &self,
         request: Request<ProcessRequest>,
     ) -> Result<Response<ProcessResponse>, Status> {
-        self.wish(request, |_| Wish::Start).await
+        self.wish(request, |request| Wish::Start {
+            launch: launch(request),
+        })
+        .await
     }
 
     async fn stop(
@@ -104,6 +111,7 @@ impl Agent for AgentServer {
         request: Request<ProcessRequest>,
     ) -> Result<Response<ProcessResponse>, Status> {
         self.wish(request, |request| Wish::Stop {
+            launch: launch(request),
             grace: grace(request),
             remember: true,
         })
@@ -115,7 +123,7 @@ impl Agent for AgentServer {
         request: Request<ProcessRequest>,
     ) -> Result<Response<ProcessResponse>, Status> {
         self.wish(request, |request| Wish::Restart {
-            launch: Some(request.launch_id.clone()).filter(|launch| !launch.is_empty()),
+            launch: launch(request),
             grace: grace(request),
         })
         .await

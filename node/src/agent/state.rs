@@ -10,8 +10,8 @@
 
 use super::Launch;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// One process as it was last known.
@@ -47,11 +47,24 @@ impl States {
         saved.unwrap_or_default()
     }
 
-    /// Whole or not at all.
+    /// Whole or not at all, and on the disk when it returns.
     pub fn write(&self, name: &str, saved: &Saved) -> io::Result<()> {
         let beside = self.0.join(format!("{name}.new"));
-        fs::write(&beside, serde_json::to_vec(saved)?)?;
-        fs::rename(beside, self.path(name))
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(saved)?)?;
+        file.sync_all()?;
+        fs::rename(beside, self.path(name))?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    /// Of all processes that this agent or an earlier one ran.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(name.strip_suffix(".json")?.to_string())
+        });
+        names.collect()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -78,6 +91,7 @@ mod tests {
         };
         states.write("n1", &saved).unwrap();
         assert_eq!(states.read("n1"), saved);
+        assert_eq!(states.names(), ["n1"]);
         fs::write(folder.path().join("processes/n1.json"), "{").unwrap();
         assert_eq!(states.read("n1"), Saved::default());
     }

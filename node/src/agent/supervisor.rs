@@ -1,14 +1,15 @@
 //! One process of the machine through all its starts: a task that waits for its end, for the time to start it again, and for
 //! wishes.
 //!
-//! The end of a process is reported in the moment that it is seen, before anything else is done. Nothing here ends a process
-//! but a wish.
+//! The end of a process is reported in the moment that it is seen, before anything else is done: what is written is written
+//! by another task, so that a disk that hangs delays no report. Nothing here ends a process but a wish.
 
 use super::Launch;
 use super::backoff::Backoff;
-use super::identify::{Adopted, start_time_of};
+use super::identify::{Adopted, Held, start_time_of};
 use super::program::Program;
 use super::report::Reporter;
+use super::saver::Saver;
 use super::state::{Saved, States};
 use crate::clock;
 use crate::config::AgentConfig;
@@ -32,11 +33,16 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// What may be asked.
 #[derive(Debug)]
 pub enum Wish {
-    Start,
+    Start {
+        /// Only if that was its last launch.
+        launch: Option<String>,
+    },
     Stop {
+        /// Only the process of that launch.
+        launch: Option<String>,
         /// Between SIGTERM and SIGKILL; `None`: as the config says.
         grace: Option<Duration>,
-        /// Also after the agent's restart.
+        /// A person wants it: until a person starts it, also after the agent's restart.
         remember: bool,
     },
     Restart {
@@ -80,6 +86,8 @@ pub struct Supervisor {
 #[derive(Debug)]
 struct Shown {
     process: AgentProcess,
+    /// Whoever knows it can report its end: it is told to nobody who asks.
+    launch: Option<Launch>,
     starts_at: Option<Instant>,
 }
 
@@ -99,11 +107,12 @@ impl Supervisor {
                 command: program.command.clone(),
                 ..AgentProcess::default()
             },
+            launch: saved.launch.clone(),
             starts_at: None,
         }));
         let task = Task {
+            saver: Saver::start(states, program.name.clone()),
             program,
-            states,
             saved,
             backoff: pauses.backoff,
             grace: pauses.grace,
@@ -132,6 +141,12 @@ impl Supervisor {
         answered.await.map_err(stopping)?
     }
 
+    /// Whether its last start had that launch id.
+    pub fn is_launch(&self, launch: &str) -> bool {
+        let shown = self.shown.lock();
+        shown.launch.as_ref().is_some_and(|ours| ours.0 == launch)
+    }
+
     pub fn status(&self) -> AgentProcess {
         let shown = self.shown.lock();
         let left = shown
@@ -146,7 +161,7 @@ impl Supervisor {
 
 struct Task {
     program: Program,
-    states: States,
+    saver: Saver,
     saved: Saved,
     backoff: Backoff,
     grace: Duration,
@@ -162,10 +177,12 @@ enum Now {
     Stopped,
 }
 
-/// Whose end can be seen: a child of this agent, or one of an earlier agent.
+/// Whose end can be seen: a child of this agent, or one of an earlier agent. The end of what is only held is seen too, but
+/// vouched for it is not.
 enum Running {
     Ours(Child),
     Adopted(Adopted),
+    Held(Held),
 }
 
 impl Running {
@@ -176,6 +193,11 @@ impl Running {
             Running::Adopted(process) => {
                 process.ended().await?;
                 Ok("ended (started by an earlier agent)".to_string())
+            }
+            Running::Held(process) => {
+                process.ended().await;
+                let why = "an earlier agent started it, and it was not identified beyond doubt";
+                Err(std::io::Error::other(why))
             }
         }
     }
@@ -190,13 +212,14 @@ impl Running {
                 }
             }
             Running::Adopted(process) => process.signal(signal),
+            Running::Held(process) => process.signal(signal),
         }
     }
 }
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::Receiver<(Wish, Answer)>) {
-        let mut now = self.begin();
+        let mut now = self.begin().await;
         loop {
             now = match now {
                 Now::Runs(mut running, since) => tokio::select! {
@@ -207,14 +230,14 @@ impl Task {
                     },
                 },
                 Now::Waits(until) => tokio::select! {
-                    () = sleep_until(until) => self.launch(),
+                    () = sleep_until(until) => self.launch().await.0,
                     asked = inbox.recv() => match asked {
-                        Some((wish, answer)) => self.while_not_running(wish, answer, Some(until)),
+                        Some((wish, answer)) => self.while_not_running(wish, answer, Some(until)).await,
                         None => return,
                     },
                 },
                 Now::Stopped => match inbox.recv().await {
-                    Some((wish, answer)) => self.while_not_running(wish, answer, None),
+                    Some((wish, answer)) => self.while_not_running(wish, answer, None).await,
                     None => return,
                 },
             };
@@ -222,23 +245,40 @@ impl Task {
     }
 
     /// Takes over what an earlier agent started, or starts it.
-    fn begin(&mut self) -> Now {
-        if let Some(process) = Adopted::find(&self.saved) {
-            let name = &self.program.name;
+    async fn begin(&mut self) -> Now {
+        let name = self.program.name.clone();
+        let running = if let Some(process) = Adopted::find(&self.saved) {
             tracing::info!(name, pid = process.pid, "runs already, and is taken over");
             self.saved.pid = Some(process.pid);
             self.saved.start_time = Some(process.start_time);
-            self.save();
-            self.show(State::Running, process.pid);
-            return Now::Runs(Running::Adopted(process), Instant::now());
+            self.note();
+            Some((process.pid, Running::Adopted(process)))
+        } else {
+            Held::find(&self.saved).map(|process| {
+                let pid = process.pid;
+                tracing::warn!(name, pid, "seems to run already, and is not started a second time; its end is not reported");
+                (pid, Running::Held(process))
+            })
+        };
+        match running {
+            // The agent ended while it stopped it.
+            Some((_, running)) if self.saved.stopped => {
+                match self.end(running, Instant::now(), self.grace).await {
+                    Ok(()) => self.stopped(),
+                    Err((now, _)) => now,
+                }
+            }
+            Some((pid, running)) => {
+                self.show(State::Running, pid);
+                Now::Runs(running, Instant::now())
+            }
+            None if self.saved.stopped => self.stopped(),
+            None => self.launch().await.0,
         }
-        if self.saved.stopped {
-            return self.stopped();
-        }
-        self.launch()
     }
 
-    fn launch(&mut self) -> Now {
+    /// The error: it does not run, and is tried again after a pause.
+    async fn launch(&mut self) -> (Now, Result<(), Failure>) {
         let launch = Launch::draw();
         self.saved = Saved {
             launch: Some(launch.clone()),
@@ -246,8 +286,9 @@ impl Task {
             started_at_ms: clock::unix_ms(),
             ..Saved::default()
         };
-        // Before the start: otherwise an agent that is killed in between would start it a second time.
-        self.save();
+        // Before the start: otherwise an agent that is killed in between would start it a second time. Without the file only
+        // an agent's restart goes less well.
+        let _ = self.save().await;
         let name = &self.program.name;
         match self.program.spawn(&launch, &self.address) {
             Ok(child) => {
@@ -255,20 +296,34 @@ impl Task {
                 tracing::info!(name, pid, "started");
                 self.saved.pid = child.id();
                 self.saved.start_time = start_time_of(pid);
-                self.save();
+                self.note();
                 self.shown.lock().process.starts += 1;
                 self.show(State::Running, pid);
-                Now::Runs(Running::Ours(child), Instant::now())
+                (Now::Runs(Running::Ours(child), Instant::now()), Ok(()))
             }
             Err(error) => {
                 tracing::error!(name, %error, "cannot be started");
-                self.shown.lock().process.last_end = format!("it cannot be started: {error}");
-                self.wait(Duration::ZERO)
+                let why = format!("it cannot be started: {error}");
+                self.shown.lock().process.last_end = why.clone();
+                (
+                    self.wait(Duration::ZERO),
+                    Err(Failure::no(Reason::NotAllowed, why)),
+                )
             }
         }
     }
 
+    /// By itself.
     fn on_end(&mut self, end: std::io::Result<String>, since: Instant) -> Now {
+        self.tell_end(end);
+        // It was killed at a person's wish, and took long to end.
+        match self.saved.stopped {
+            true => self.stopped(),
+            false => self.wait(since.elapsed()),
+        }
+    }
+
+    fn tell_end(&mut self, end: std::io::Result<String>) {
         let vouched = end.is_ok();
         let end = end.unwrap_or_else(|error| format!("how it ended cannot be told: {error}"));
         if let Some(launch) = self.saved.launch.clone().filter(|_| vouched) {
@@ -276,7 +331,6 @@ impl Task {
         }
         tracing::warn!(name = self.program.name, end, "ended");
         self.shown.lock().process.last_end = end;
-        self.wait(since.elapsed())
     }
 
     fn wait(&mut self, ran: Duration) -> Now {
@@ -305,63 +359,108 @@ impl Task {
         wish: Wish,
         answer: Answer,
     ) -> Now {
-        let (grace, again, remember) = match wish {
-            Wish::Start => {
-                let _ = answer.send(Ok(()));
-                return Now::Runs(running, since);
+        let done = match wish {
+            Wish::Start { launch } | Wish::Stop { launch, .. }
+                if self.is_another(launch.as_deref()) =>
+            {
+                Err(another_launch())
             }
-            Wish::Restart { launch, .. } if self.is_another(launch.as_deref()) => {
-                let _ = answer.send(Ok(()));
-                return Now::Runs(running, since);
+            Wish::Start { .. } => self.want(false).await,
+            Wish::Restart { launch, .. } if self.is_another(launch.as_deref()) => Ok(()),
+            // It was killed, and has not ended yet.
+            Wish::Restart {
+                launch: Some(_), ..
+            } if self.saved.stopped => Err(by_person()),
+            Wish::Stop {
+                grace, remember, ..
+            } => {
+                // First: an agent that is killed meanwhile would start it again.
+                let saved = match remember {
+                    true => self.want(true).await,
+                    false => Ok(()),
+                };
+                let (now, ended) = match self.end(running, since, self.grace_of(grace)).await {
+                    Ok(()) => (self.stopped(), Ok(())),
+                    Err((now, failure)) => (now, Err(failure)),
+                };
+                let _ = answer.send(ended.and(saved));
+                return now;
             }
-            Wish::Stop { grace, remember } => (grace, false, remember),
-            Wish::Restart { grace, .. } => (grace, true, false),
-        };
-        let (now, done) = self.end(running, since, grace.unwrap_or(self.grace)).await;
-        let now = match (&now, again) {
-            (Now::Runs(..), _) => now,
-            (_, true) => self.launch(),
-            (_, false) => {
-                self.saved.stopped = remember;
-                self.save();
-                self.stopped()
+            Wish::Restart { grace, .. } => {
+                self.saved.stopped = false;
+                let (now, done) = match self.end(running, since, self.grace_of(grace)).await {
+                    Ok(()) => self.launch().await,
+                    Err((now, failure)) => {
+                        self.note();
+                        (now, Err(failure))
+                    }
+                };
+                let _ = answer.send(done);
+                return now;
             }
         };
         let _ = answer.send(done);
-        now
+        Now::Runs(running, since)
     }
 
-    fn while_not_running(&mut self, wish: Wish, answer: Answer, until: Option<Instant>) -> Now {
+    async fn while_not_running(
+        &mut self,
+        wish: Wish,
+        answer: Answer,
+        until: Option<Instant>,
+    ) -> Now {
+        let as_it_is = match until {
+            Some(until) => Now::Waits(until),
+            None => Now::Stopped,
+        };
         let (now, done) = match wish {
+            Wish::Start { launch } | Wish::Stop { launch, .. }
+                if self.is_another(launch.as_deref()) =>
+            {
+                (as_it_is, Err(another_launch()))
+            }
             Wish::Stop { remember, .. } => {
-                self.saved.stopped = remember;
-                self.save();
-                (self.stopped(), Ok(()))
+                let saved = match remember {
+                    true => self.want(true).await,
+                    false => Ok(()),
+                };
+                (self.stopped(), saved)
             }
             // From a manager: what a person stopped stays so.
             Wish::Restart {
                 launch: Some(_), ..
-            } if until.is_none() => {
-                let why = "a person stopped it";
-                (Now::Stopped, Err(Failure::no(Reason::NotAllowed, why)))
-            }
+            } if until.is_none() => (as_it_is, Err(by_person())),
             Wish::Restart {
                 launch: Some(launch),
                 ..
-            } => match until.filter(|_| self.is_another(Some(&launch))) {
-                Some(until) => (Now::Waits(until), Ok(())),
-                None => (self.launch(), Ok(())),
-            },
-            Wish::Start | Wish::Restart { launch: None, .. } => (self.launch_by_person(), Ok(())),
+            } if self.is_another(Some(&launch)) => (as_it_is, Ok(())),
+            Wish::Restart {
+                launch: Some(_), ..
+            } => self.launch().await,
+            // What was before does not count any more.
+            Wish::Start { .. } | Wish::Restart { launch: None, .. } => {
+                self.backoff.forget();
+                self.launch().await
+            }
         };
         let _ = answer.send(done);
         now
     }
 
-    /// What was before does not count any more.
-    fn launch_by_person(&mut self) -> Now {
-        self.backoff.forget();
-        self.launch()
+    /// A person wants it stopped, or not any more. The error: that holds only as long as this agent runs.
+    async fn want(&mut self, stopped: bool) -> Result<(), Failure> {
+        if self.saved.stopped == stopped && !stopped {
+            return Ok(());
+        }
+        self.saved.stopped = stopped;
+        self.save().await.map_err(|why| {
+            let why = format!("that is done, but cannot be written down, and another agent will not know it: {why}");
+            Failure::unknown(Reason::Internal, why)
+        })
+    }
+
+    fn grace_of(&self, wished: Option<Duration>) -> Duration {
+        wished.unwrap_or(self.grace)
     }
 
     fn is_another(&self, launch: Option<&str>) -> bool {
@@ -369,13 +468,13 @@ impl Task {
         launch.is_some() && launch != ours
     }
 
-    /// SIGTERM, and SIGKILL to whoever does not heed it. `Runs`: not even that ended it.
+    /// SIGTERM, and SIGKILL to whoever does not heed it. The error: not even that ended it.
     async fn end(
         &mut self,
         mut running: Running,
         since: Instant,
         grace: Duration,
-    ) -> (Now, Result<(), Failure>) {
+    ) -> Result<(), (Now, Failure)> {
         let name = self.program.name.clone();
         tracing::info!(name, grace_ms = grace.as_millis() as u64, "is stopped");
         let pid = self.saved.pid.unwrap_or(0);
@@ -388,12 +487,15 @@ impl Task {
             end = timeout(KILL_LIMIT, running.ended()).await;
         }
         match end {
-            Ok(end) => (self.on_end(end, since), Ok(())),
+            Ok(end) => {
+                self.tell_end(end);
+                Ok(())
+            }
             Err(_) => {
                 self.show(State::Running, pid);
                 let why = "it does not end, though it was killed: a disk may hang";
                 let failure = Failure::unknown(Reason::DeadlinePassed, why);
-                (Now::Runs(running, since), Err(failure))
+                Err((Now::Runs(running, since), failure))
             }
         }
     }
@@ -404,14 +506,96 @@ impl Task {
         shown.process.set_state(state);
         shown.process.pid = pid;
         shown.process.started_at_ms = self.saved.started_at_ms;
-        let launch = self.saved.launch.as_ref();
-        shown.process.launch_id = launch.map(|launch| launch.0.clone()).unwrap_or_default();
+        shown.launch = self.saved.launch.clone();
     }
 
-    /// Without the file only an agent's restart goes less well.
-    fn save(&self) {
-        if let Err(error) = self.states.write(&self.program.name, &self.saved) {
-            tracing::error!(name = self.program.name, %error, "its state cannot be written");
+    async fn save(&self) -> Result<(), String> {
+        self.saver.save(self.saved.clone()).await
+    }
+
+    /// Written at some time, and not waited for.
+    fn note(&self) {
+        drop(self.saver.note(self.saved.clone()));
+    }
+}
+
+fn another_launch() -> Failure {
+    let why = "the last start of that process has another launch id";
+    Failure::no(Reason::NotFound, why)
+}
+
+fn by_person() -> Failure {
+    Failure::no(Reason::NotAllowed, "a person stopped it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channels::Channels;
+    use crate::manager::dial_plain;
+
+    fn supervise(command: &str, states: &States) -> Supervisor {
+        let config = AgentConfig {
+            stop_timeout_ms: 400,
+            ..AgentConfig::default()
+        };
+        let program = Program::parse("p", command).unwrap();
+        let reporter = Reporter::new(Channels::new(dial_plain()), Vec::new());
+        let pauses = Pauses::of(&config);
+        Supervisor::start(program, states.clone(), pauses, reporter, String::new())
+    }
+
+    fn stop(remember: bool) -> Wish {
+        Wish::Stop {
+            launch: None,
+            grace: None,
+            remember,
         }
+    }
+
+    async fn until(supervisor: &Supervisor, state: State) {
+        while supervisor.status().state() != state {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_persons_stop_is_on_the_disk_before_the_end_and_stays_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = States::open(folder.path()).unwrap();
+        let supervisor = supervise("sh -c 'trap \"\" TERM; exec sleep 60'", &states);
+        until(&supervisor, State::Running).await;
+        let other = Wish::Stop {
+            launch: Some("another".to_string()),
+            grace: None,
+            remember: true,
+        };
+        let failure = supervisor.ask(other).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::NotFound);
+        let watching = async {
+            until(&supervisor, State::Stopping).await;
+            assert!(states.read("p").stopped);
+        };
+        let (stopped, ()) = tokio::join!(supervisor.ask(stop(true)), watching);
+        stopped.unwrap();
+        until(&supervisor, State::Stopped).await;
+        supervisor.ask(stop(false)).await.unwrap();
+        assert!(
+            states.read("p").stopped,
+            "the agent's own stop changes nothing"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_or_written_down_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = States::open(folder.path()).unwrap();
+        let supervisor = supervise("/nowhere/there", &states);
+        let failed = supervisor.ask(Wish::Start { launch: None }).await;
+        assert!(failed.unwrap_err().message.contains("cannot be started"));
+        std::fs::remove_dir_all(folder.path().join("processes")).unwrap();
+        let failed = supervisor.ask(stop(true)).await.unwrap_err();
+        assert!(failed.message.contains("written down"), "{failed}");
+        assert_eq!(supervisor.status().state(), State::Stopped);
     }
 }

@@ -270,7 +270,6 @@ fn document(process: &AgentProcess) -> Value {
         "name": process.name,
         "state": state_word(process.state()),
         "pid": process.pid,
-        "launch_id": process.launch_id,
         "started_at_ms": process.started_at_ms,
         "starts": process.starts,
         "starts_in_ms": process.starts_in_ms,
