@@ -51,7 +51,8 @@ impl Leader {
     fn take(&mut self, turn: &mut Turn, request: HeartbeatRequest) -> Taken {
         let process = request.process;
         let full = self.note_heard(turn, &request);
-        self.clock.told(request.process.node, &request.active);
+        let knows = request.term == self.term();
+        self.clock.told(request.process, &request.active, knows);
         for report in &request.reports {
             self.on_report(turn, process, *report);
         }

@@ -11,7 +11,7 @@ use super::side::Side;
 use crate::effect::{
     Ask, Assignment, Caller, ClientSession, Context, Effect, HandOver, Input, Report, SealedCopy,
 };
-use crate::expiry::{ClientState, client_state_id};
+use crate::expiry::{ClientState, ShardState, client_state_id, shard_state_id};
 use crate::mutant::Mutant;
 use crate::object::Object;
 use crate::store::{Batch, Contents, Generation, Meta, Saved, StoreChange, StoreError};
@@ -345,7 +345,12 @@ impl Replica {
     ) -> Result<bool, StoreError> {
         let state = self.durable_dedup(context, client_state_id(id.client))?;
         let below = state.is_some_and(|entry| id.sequence <= ClientState::of(&entry).floor);
-        Ok(below || context.clients.session(id.client) == ClientSession::Ended)
+        // With an older table of sessions than the shard forgot by it cannot be told.
+        let shard = self.durable_dedup(context, shard_state_id())?;
+        let needed = shard.map_or(Revision::ZERO, |entry| ShardState::of(&entry).sessions);
+        let ended = context.clients.session(id.client) == ClientSession::Ended
+            || context.clients.revision() < needed;
+        Ok(below || ended)
     }
 
     /// Whether there is a copy at all: a row names it or waits for it, or it holds what the managers may let it delete. The
