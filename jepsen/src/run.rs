@@ -75,6 +75,8 @@ impl Summary {
         sum.orphans += one.orphans;
         sum.recorded_again += one.recorded_again;
         sum.conflicts += one.conflicts;
+        sum.without_managers += one.without_managers;
+        sum.no_lease += one.no_lease;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

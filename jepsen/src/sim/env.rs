@@ -6,7 +6,7 @@ use super::event::{Event, Parcel};
 use super::network::{Network, Place};
 use super::trace::Trace;
 use std::collections::BTreeMap;
-use understudy_proto::{CopyId, NodeId};
+use understudy_proto::{CopyId, NodeId, ShardId};
 use understudy_protocol::invariants::{Checked, Invariants, Violation};
 
 /// Managers' ids are apart from nodes' ids.
@@ -28,6 +28,8 @@ pub struct Env {
     /// Which host bears which node id.
     pub hosts: BTreeMap<NodeId, usize>,
     pub registered: BTreeMap<usize, CopyId>,
+    /// Where writes were refused for want of a lease since the last look.
+    pub refused: Vec<(usize, ShardId)>,
 }
 
 impl Env {
@@ -44,6 +46,7 @@ impl Env {
             broken: 0,
             hosts: BTreeMap::new(),
             registered: BTreeMap::new(),
+            refused: Vec::new(),
         }
     }
 

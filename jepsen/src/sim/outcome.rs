@@ -33,6 +33,10 @@ pub struct Statistics {
     /// Recorded again after a failover had cut it off.
     pub recorded_again: u64,
     pub conflicts: u64,
+    /// Acknowledged when no manager had led for longer than a lease.
+    pub without_managers: u64,
+    /// Writes and reads refused for want of a lease.
+    pub no_lease: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

@@ -84,6 +84,10 @@ pub struct NodeControl {
     asks: BTreeSet<Ask>,
     active: BTreeSet<ClientId>,
     retired: bool,
+    /// What a leader last said that it grants; beacons ask for as much.
+    lease: Option<Duration>,
+    /// Up to here the node counts as one that makes progress.
+    progress_until: Instant,
 }
 
 impl NodeControl {
@@ -113,6 +117,8 @@ impl NodeControl {
             asks: BTreeSet::new(),
             active: BTreeSet::new(),
             retired: false,
+            lease: None,
+            progress_until: Instant::ZERO,
         }
     }
 
@@ -146,6 +152,21 @@ impl NodeControl {
     /// The process ends: it acts as primary no more, whatever the tables say, and sends no heartbeat.
     pub fn retire(&mut self) {
         self.retired = true;
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Disk and shard threads moved; up to that time beacons are sent and answered because of it.
+    pub fn progresses_until(&mut self, until: Instant) {
+        self.progress_until = until;
+    }
+
+    /// The lease that a beacon asks its witness for; `None`: none is sent or answered now.
+    pub fn beacon(&self, now: Instant) -> Option<Duration> {
+        self.lease
+            .filter(|_| now <= self.progress_until && !self.retired)
     }
 
     pub fn leases(&self) -> &LeaseHolder {
@@ -376,6 +397,7 @@ impl NodeControl {
         }
         self.silent_since = None;
         self.interval = taken.heartbeat_interval;
+        self.lease = Some(taken.lease);
         self.leases
             .grant(sequence, sent.at, taken.lease, &taken.grants, now);
         self.urgent |= taken.claim_list_wanted && !self.list_wanted;
