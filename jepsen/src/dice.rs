@@ -17,6 +17,7 @@ pub enum Purpose {
     Managers = 5,
     Hosts = 6,
     MoreFaults = 7,
+    LeaseFaults = 8,
     /// The first client; the next ones follow.
     Clients = 100,
 }

@@ -30,7 +30,7 @@ use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, LogView, ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::{Batch, StoreError};
-use understudy_protocol::time::Instant;
+use understudy_protocol::time::{Duration as Length, Instant};
 
 /// How long a thread waits for something to do before it lets time pass for its replicas.
 const TICK: Duration = Duration::from_millis(10);
@@ -77,8 +77,9 @@ pub(super) enum Command {
     },
     /// A dropped reply says that there is no such copy.
     Seal {
-        shard: ShardId,
-        epoch: Epoch,
+        wanted: control::Claim,
+        /// As in [`Input::Seal`].
+        grace: Option<Length>,
         reply: oneshot::Sender<SealedCopy>,
     },
     /// A dropped reply says that this process is not meant.
@@ -149,6 +150,14 @@ struct ControlLease(Arc<Mutex<NodeControl>>);
 impl Lease for ControlLease {
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
         lock(&self.0).holds(shard, epoch, now)
+    }
+
+    fn beacon(&self, now: Instant) -> Option<Length> {
+        lock(&self.0).beacon(now)
+    }
+
+    fn retired(&self) -> bool {
+        lock(&self.0).is_retired()
     }
 }
 
@@ -264,10 +273,10 @@ impl Driver {
                 message,
             } => drop(self.step(shard, Input::Message { from, message })),
             Command::Seal {
-                shard,
-                epoch,
+                wanted,
+                grace,
                 reply,
-            } => self.seal(shard, epoch, reply),
+            } => self.seal(wanted, grace, reply),
             Command::HandOver {
                 wanted,
                 give_up_at,
@@ -303,14 +312,20 @@ impl Driver {
         self.step(shard, Input::Assignment(row));
     }
 
-    fn seal(&mut self, shard: ShardId, epoch: Epoch, reply: oneshot::Sender<SealedCopy>) {
+    fn seal(
+        &mut self,
+        wanted: control::Claim,
+        grace: Option<Length>,
+        reply: oneshot::Sender<SealedCopy>,
+    ) {
         let caller = self.caller(Waiting::Seal(reply));
         let input = Input::Seal {
             caller,
-            epoch,
+            epoch: wanted.epoch,
             hand_over: None,
+            grace,
         };
-        if !self.step(shard, input) {
+        if !self.step(wanted.shard, input) {
             self.waiting.remove(&caller.0);
         }
     }
@@ -502,7 +517,7 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = clock::now();
-        self.next_tick = now + understudy_protocol::time::Duration(TICK.as_micros() as u64);
+        self.next_tick = now + Length(TICK.as_micros() as u64);
         let interval = lock(&self.outside.control).interval();
         self.copies.set_interval(interval);
         let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();

@@ -192,6 +192,36 @@ impl Leader {
             {
                 self.change(turn, shard, entry, EntryOp::DropInSync { epoch, copy });
             }
+            Ask::AddWitness {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.is_secondary(copy)
+                && !entry.witnesses.contains(&copy)
+                && !self.failovers.contains_key(&shard) =>
+            {
+                self.change(turn, shard, entry, EntryOp::AddWitness { epoch, copy });
+            }
+            // At that revision the primary knows whether it is the last one, and gave the lease up.
+            Ask::DropWitness {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.witnesses.contains(&copy)
+                && !self.failovers.contains_key(&shard) =>
+            {
+                let op = match entry.is_bound(copy) {
+                    true => EntryOp::DropLastWitness { epoch, copy },
+                    false => EntryOp::DropWitness { copy },
+                };
+                self.change(turn, shard, entry, op);
+            }
             _ => {}
         }
     }

@@ -87,6 +87,10 @@ pub struct NodeControl {
     told: [BTreeSet<ClientId>; 2],
     told_since: Instant,
     retired: bool,
+    /// What a leader last said that it grants; beacons ask for as much.
+    lease: Option<Duration>,
+    /// Up to here the node counts as one that makes progress.
+    progress_until: Instant,
 }
 
 /// Longer than a leader waits before it writes who was active.
@@ -121,6 +125,8 @@ impl NodeControl {
             told: Default::default(),
             told_since: Instant::ZERO,
             retired: false,
+            lease: None,
+            progress_until: Instant::ZERO,
         }
     }
 
@@ -154,6 +160,21 @@ impl NodeControl {
     /// The process ends: it acts as primary no more, whatever the tables say, and sends no heartbeat.
     pub fn retire(&mut self) {
         self.retired = true;
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Disk and shard threads moved; up to that time beacons are sent and answered because of it.
+    pub fn progresses_until(&mut self, until: Instant) {
+        self.progress_until = until;
+    }
+
+    /// The lease that a beacon asks its witness for; `None`: none is sent or answered now.
+    pub fn beacon(&self, now: Instant) -> Option<Duration> {
+        self.lease
+            .filter(|_| now <= self.progress_until && !self.retired)
     }
 
     pub fn leases(&self) -> &LeaseHolder {
@@ -384,6 +405,7 @@ impl NodeControl {
         }
         self.silent_since = None;
         self.interval = taken.heartbeat_interval;
+        self.lease = Some(taken.lease);
         self.leases
             .grant(sequence, sent.at, taken.lease, &taken.grants, now);
         self.note_told(now, sent.active, taken.term != self.term);

@@ -4,7 +4,9 @@
 //! again, and the primary begins again at the copy's position. Nothing here holds the writers up.
 
 use super::branch;
-use super::message::{Ack, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe};
+use super::message::{
+    Ack, Beacon, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe,
+};
 use super::primary::size_of;
 use super::replica::{Replica, Role};
 use crate::effect::{Ask, Context, Effect};
@@ -308,6 +310,9 @@ impl Replica {
         if ack.epoch != primary.epoch {
             return Ok(());
         }
+        if let Some(answer) = ack.beacon {
+            primary.witnesses.answered(ack.copy, answer, context.now);
+        }
         let Some(subscriber) = primary.streams.subscribers.get_mut(&ack.copy) else {
             return Ok(());
         };
@@ -413,7 +418,13 @@ impl Replica {
         }
         primary.streams.next_pulse = context.now + interval;
         let (epoch, serving) = (primary.epoch, primary.serving);
-        let leased = serving && (self.leased(context, epoch) || Mutant::BoundedWithoutLease.on());
+        let holds = self.leased(context, epoch);
+        let leased = serving && (holds || Mutant::BoundedWithoutLease.on());
+        let beacon = context.lease.beacon(context.now).map(|lease| Beacon {
+            sent: context.now,
+            lease,
+            leased: holds,
+        });
         if leased {
             self.age.serves(context.now);
         }
@@ -433,6 +444,7 @@ impl Replica {
                     echo: primary.streams.echo(*copy).filter(|_| leased),
                     commit,
                     stream: primary.streams.stream_of(*copy),
+                    beacon,
                 }),
             });
         }
@@ -447,6 +459,7 @@ impl Replica {
             }
         }
         self.keep_in_sync(context, out);
+        self.keep_witnesses(context, beacon.is_some(), out);
     }
 
     /// The row changed and this process stays primary.
@@ -470,6 +483,7 @@ impl Replica {
         }
         // New members learn of their primary from its pulse; the next one is due at once.
         primary.streams.next_pulse = context.now;
+        self.on_witnesses_row();
         self.on_in_sync_row(context, out)?;
         if let Role::Primary(_) = self.role {
             self.pulse(context, out);

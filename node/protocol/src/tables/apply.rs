@@ -492,7 +492,8 @@ impl Tables {
             EntryOp::Promote { promoted, .. } => newest(*promoted),
             EntryOp::AddJoining { copy, .. }
             | EntryOp::Complete { copy, .. }
-            | EntryOp::AddInSync { copy, .. } => present(*copy),
+            | EntryOp::AddInSync { copy, .. }
+            | EntryOp::AddWitness { copy, .. } => present(*copy),
             _ => Ok(()),
         }
     }
