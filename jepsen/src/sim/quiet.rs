@@ -173,7 +173,7 @@ impl World {
                 let process = self.hosts[*host].process.as_ref()?;
                 process.runs_since()
             });
-            row.is_secondary(*copy) && runs.is_some_and(|at| at < since_us)
+            row.is_secondary(*copy) && runs.is_some()
         });
         let lone = self.remedies.is_empty() && self.quiet_since(&all, since_us);
         if lone && others.count() > 0 && row.begun.is_none() {
