@@ -40,6 +40,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
                 .copying
                 .map(|progress| progress.to_bytes())
                 .unwrap_or_default(),
+            base: Some(pair(m.base)),
         }),
         Message::Branch(m) => Kind::Branch(v1::Branch {
             epoch: m.epoch.0,
@@ -148,6 +149,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 true => None,
                 false => Some(CopyProgress::from_bytes(m.copying)?),
             },
+            base: to_pair(m.base),
         }),
         Kind::Branch(m) => Message::Branch(Branch {
             epoch: Epoch(m.epoch),

@@ -16,7 +16,7 @@ use understudy_proto::{CopyId, Pair, Revision};
 /// A member that acknowledged nothing for so many intervals is asked to be dropped: ten pulses went unanswered.
 const SILENT_INTERVALS: u64 = 10;
 /// Who acknowledged nothing for so many would only be dropped again.
-const RECENT_INTERVALS: u64 = 3;
+pub(super) const RECENT_INTERVALS: u64 = 3;
 
 /// What a primary knows of its in-sync set beyond the row.
 #[derive(Debug, Default)]
@@ -30,6 +30,13 @@ pub(super) struct Members {
 impl Members {
     pub fn heard(&mut self, copy: CopyId, now: Instant) {
         self.heard.insert(copy, now);
+    }
+
+    /// Whether the copy acknowledged something lately.
+    pub fn heard_within(&self, copy: CopyId, now: Instant, time: Duration) -> bool {
+        self.heard
+            .get(&copy)
+            .is_some_and(|at| now.since(*at) <= time)
     }
 
     /// A newer row answers what was asked at an older revision: the copy is a member now, or never becomes one upon that.
@@ -164,9 +171,8 @@ impl Replica {
             let recent = Duration(interval.0 * RECENT_INTERVALS);
             let ready = |copy: &&CopyId| {
                 let acknowledged = primary.streams.acknowledged(**copy);
-                let heard = primary.members.heard.get(*copy);
                 !set.members.contains(*copy)
-                    && heard.is_some_and(|at| now.since(*at) <= recent)
+                    && primary.members.heard_within(**copy, now, recent)
                     && (acknowledged.is_some_and(|at| at > Pair::ZERO && at >= applied)
                         || Mutant::AskBeforeDemand.on())
             };

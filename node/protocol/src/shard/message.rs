@@ -42,6 +42,8 @@ pub struct Subscribe {
     pub credit: u64,
     /// The copy is being rebuilt and wants what follows here.
     pub copying: Option<CopyProgress>,
+    /// The copy's log (the staged one while it is rebuilt) begins after this.
+    pub base: Pair,
 }
 
 /// From a primary: how the copy's log relates to the primary's, and what comes next.

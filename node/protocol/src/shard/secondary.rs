@@ -89,7 +89,7 @@ impl Replica {
             _ => (&self.live, &self.meta.live, None),
         };
         let (position, checksum) = (side.position, side.checksum);
-        let epoch_starts = contents.epoch_starts.clone();
+        let (epoch_starts, base) = (contents.epoch_starts.clone(), contents.base);
         let copy = self.copy();
         self.streams += 1;
         let stream = self.streams;
@@ -106,6 +106,7 @@ impl Replica {
             epoch_starts,
             credit: STREAM_CREDIT_BYTES,
             copying,
+            base,
         });
         out.push(Effect::Send {
             to: secondary.primary,

@@ -4,6 +4,7 @@
 //! again, and the primary begins again at the copy's position. Nothing here holds the writers up.
 
 use super::branch;
+use super::commit::RECENT_INTERVALS;
 use super::message::{
     Ack, Beacon, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe,
 };
@@ -13,7 +14,7 @@ use crate::effect::{Ask, Context, Effect};
 use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
 use crate::store::{CopyProgress, StoreError};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_MESSAGE_MAX};
 use understudy_proto::{CopyId, NodeId, Pair};
@@ -46,6 +47,8 @@ struct Subscriber {
     copying: bool,
     /// When it sent its newest acknowledgement, by its own clock.
     heard: Option<Instant>,
+    /// Its log begins after this: what lies before it cannot undo.
+    base: Pair,
 }
 
 impl Streams {
@@ -286,6 +289,7 @@ impl Replica {
             under_way_bytes: 0,
             copying,
             heard: None,
+            base: subscribe.base,
         };
         self.primary_mut()
             .streams
@@ -450,16 +454,44 @@ impl Replica {
         }
         for copy in &row.joining {
             // Complete: it has everything that was durable here an instant ago; what came since is on its way.
-            if primary
-                .streams
+            let streams = &self.primary_mut().streams;
+            let complete = streams
                 .acknowledged(*copy)
-                .is_some_and(|acknowledged| acknowledged >= position)
-            {
+                .is_some_and(|acknowledged| acknowledged >= position);
+            if complete && (in_sync || self.may_complete(context, *copy, out)) {
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
             }
         }
         self.keep_in_sync(context, out);
         self.keep_witnesses(context, beacon.is_some(), out);
+    }
+
+    /// A copy that came by a full copy cannot undo what lies before its log. So no candidate may lack that when it becomes one
+    /// itself: who is about to get it is waited for, who is silent becomes a joining copy first.
+    fn may_complete(&mut self, context: &Context<'_>, copy: CopyId, out: &mut Vec<Effect>) -> bool {
+        let (me, secondaries) = (self.copy(), self.row().secondaries.clone());
+        let recent = Duration(self.settings.interval.0 * RECENT_INTERVALS);
+        let primary = self.primary_mut();
+        let epoch = primary.epoch;
+        let base = primary
+            .streams
+            .subscribers
+            .get(&copy)
+            .map_or(Pair::ZERO, |s| s.base);
+        let lacks = |other: &&CopyId| {
+            let acknowledged = primary.streams.acknowledged(**other);
+            **other != me && acknowledged.unwrap_or(Pair::ZERO) < base
+        };
+        let lacking: Vec<CopyId> = secondaries.iter().filter(lacks).copied().collect();
+        if lacking.is_empty() || Mutant::CompleteBeforeOthersReachIt.on() {
+            return true;
+        }
+        for copy in lacking {
+            if !primary.members.heard_within(copy, context.now, recent) {
+                out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy }));
+            }
+        }
+        false
     }
 
     /// The row changed and this process stays primary.

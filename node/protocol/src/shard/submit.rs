@@ -124,7 +124,10 @@ impl Replica {
             true => Duration(interval.0 * PATIENCE_INTERVALS),
             false => interval,
         };
-        if submission.asked.is_some_and(|asked| context.now.since(asked) < pause) {
+        if submission
+            .asked
+            .is_some_and(|asked| context.now.since(asked) < pause)
+        {
             return Ok(());
         }
         self.submit(context, out)
