@@ -7,24 +7,21 @@ use super::host::{ShardView, Wanted};
 use super::mailbox::Mailbox;
 use super::responder::{ReadResponder, Responder};
 use crate::clock;
-use crate::data_node::Directory;
 use crate::peers::Peers;
 use crate::storage::{Database, Report as StoreReport, Sink, State, Submitter, Writer};
 use bytes::Bytes;
-use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use understudy_proto::failure::{Applied, Failure, Reason};
-use understudy_proto::{ClientId, Epoch, NodeId, ProcessId, RequestId, Revision, ShardId};
+use understudy_proto::{Epoch, NodeId, ProcessId, RequestId, Revision, ShardId};
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message as control;
 use understudy_protocol::copies::{Copies, Out};
 use understudy_protocol::effect::{
-    Assignment, Caller, ClientSession, Clients, Context, Effect, Input, Keep, Lease, Report,
-    SealedCopy,
+    Assignment, Caller, Clients, Context, Effect, Input, Lease, Report, SealedCopy,
 };
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
@@ -45,7 +42,7 @@ pub struct Outside {
     pub settings: Settings,
     pub database: Arc<Database>,
     pub control: Arc<Mutex<NodeControl>>,
-    pub directory: Arc<RwLock<Directory>>,
+    pub clients: Arc<dyn Clients + Send + Sync>,
     pub peers: Arc<Peers>,
     /// Called once for each copy that can no longer go on.
     pub broken: OnBroken,
@@ -179,21 +176,7 @@ fn context<'a>(outside: &'a Outside, lease: &'a ControlLease) -> Context<'a> {
         wall_ms: clock::unix_ms(),
         stored: &*outside.database,
         lease,
-        clients: outside,
-    }
-}
-
-impl Clients for Outside {
-    fn session(&self, client: ClientId) -> ClientSession {
-        self.directory.read().client_session(client)
-    }
-
-    fn revision(&self) -> Revision {
-        self.directory.read().revision
-    }
-
-    fn keep(&self, shard: ShardId) -> Keep {
-        self.directory.read().keep(shard)
+        clients: &*outside.clients,
     }
 }
 
