@@ -98,8 +98,6 @@ mutants! {
     AskIdNotPair = "ask-id-not-pair";
     /// A request at or below its client's floor runs when it has no entry.
     ForgetFloor = "forget-floor";
-    /// A full copy counts as complete while a candidate lacks what lies before its log.
-    CompleteBeforeOthersReachIt = "complete-before-others-reach-it";
     /// A copy lets itself be sealed while what it answered to a beacon may still give a lease.
     SealWithoutGrace = "seal-without-grace";
     /// A copy that restarted does not wait for what an earlier process of it may have answered.
