@@ -125,6 +125,16 @@ impl Expiry {
         }
     }
 
+    /// The first that is still due: the walk may have come by meanwhile.
+    fn next_due(&mut self) -> Option<ClientId> {
+        while let Some(client) = self.due.pop_front() {
+            if self.touched.get(&client).is_some_and(|touched| touched.due) {
+                return Some(client);
+            }
+        }
+        None
+    }
+
     fn note_age(&mut self, newest: Pair, now: Instant) {
         let age = self.keep.age;
         let step = Duration(age.0 / WALKS_PER_AGE);
@@ -160,10 +170,12 @@ impl Expiry {
 
     /// Begins with a client. One that was counted before needs no counting again.
     fn look_at(&mut self, client: ClientId, ended: bool) -> Look {
-        let touched = self.touched.entry(client).or_default();
+        let touched = self.touched.get(&client).copied().unwrap_or_default();
         let known = touched.left.filter(|_| touched.due && !ended);
         let count = known.map_or(0, |left| left + u64::from(touched.entries));
-        (touched.due, touched.entries, touched.looked_at) = (false, 0, touched.mark);
+        if let Some(known) = self.touched.get_mut(&client) {
+            (known.due, known.entries, known.looked_at) = (false, 0, known.mark);
+        }
         Look {
             client,
             mark: touched.mark,
@@ -353,7 +365,7 @@ impl Replica {
             false => None,
         };
         let expiry = &mut self.primary_mut().expiry;
-        let Some(client) = walked.or_else(|| expiry.due.pop_front()) else {
+        let Some(client) = walked.or_else(|| expiry.next_due()) else {
             return Ok(None);
         };
         let ended = context.clients.session(client) == ClientSession::Ended;
@@ -361,7 +373,6 @@ impl Replica {
         if walked.is_some() {
             // The walk counts anew: orphans that came back were not counted, and it sees how old the first ones are.
             (look.count, look.taken) = (0, None);
-            expiry.due.retain(|other| *other != client);
         }
         Ok(Some(look))
     }
