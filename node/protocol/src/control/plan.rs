@@ -124,14 +124,16 @@ impl Leader {
             .map(|op| release_witness(entry, op))
     }
 
-    /// A witness whose node is down keeps the primary from that lease; the last one stays.
+    /// A witness whose node is down keeps the primary from that lease. While none is here all stay: whichever comes back
+    /// first can then say that the lease is over.
     fn drop_lost_witness(&self, turn: &Turn, entry: &ShardEntry) -> Option<EntryOp> {
-        let others = entry.witnesses.len() > 1 || Mutant::RemoveLastWitness.on();
         let lost = |copy: &&CopyId| {
             let standing = self.standing(turn, entry, **copy);
             matches!(standing, Standing::Away | Standing::Gone)
         };
-        let copy = *entry.witnesses.iter().find(lost).filter(|_| others)?;
+        let others = !entry.witnesses.iter().all(|copy| lost(&copy));
+        let may = others || Mutant::RemoveLastWitness.on();
+        let copy = *entry.witnesses.iter().find(lost).filter(|_| may)?;
         Some(EntryOp::DropWitness { copy })
     }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::{CopyId, Pair, Revision};
 
 /// A member that acknowledged nothing for so many intervals is asked to be dropped: ten pulses went unanswered.
-const SILENT_INTERVALS: u64 = 10;
+pub(super) const SILENT_INTERVALS: u64 = 10;
 /// Who acknowledged nothing for so many would only be dropped again.
 pub(super) const RECENT_INTERVALS: u64 = 3;
 
@@ -30,6 +30,11 @@ pub(super) struct Members {
 impl Members {
     pub fn heard(&mut self, copy: CopyId, now: Instant) {
         self.heard.insert(copy, now);
+    }
+
+    /// Whether the copy acknowledged nothing for so long, since it was first counted on.
+    pub fn is_silent(&mut self, copy: CopyId, now: Instant, after: Duration) -> bool {
+        now.since(*self.heard.entry(copy).or_insert(now)) >= after
     }
 
     /// Whether the copy acknowledged something lately.
@@ -157,8 +162,7 @@ impl Replica {
         let epoch = primary.epoch;
         let silent_after = Duration(interval.0 * SILENT_INTERVALS);
         for copy in set.members.iter().copied().filter(|copy| *copy != me) {
-            let since = *primary.members.heard.entry(copy).or_insert(now);
-            if now.since(since) >= silent_after {
+            if primary.members.is_silent(copy, now, silent_after) {
                 out.push(Effect::Ask(Ask::DropInSync {
                     epoch,
                     revision,

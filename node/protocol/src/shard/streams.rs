@@ -4,7 +4,7 @@
 //! again, and the primary begins again at the copy's position. Nothing here holds the writers up.
 
 use super::branch;
-use super::commit::RECENT_INTERVALS;
+use super::commit::{RECENT_INTERVALS, SILENT_INTERVALS};
 use super::message::{
     Ack, Beacon, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe,
 };
@@ -14,7 +14,7 @@ use crate::effect::{Ask, Context, Effect};
 use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
 use crate::store::{CopyProgress, StoreError};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_MESSAGE_MAX};
 use understudy_proto::{CopyId, NodeId, Pair};
@@ -470,7 +470,7 @@ impl Replica {
     /// itself: who is about to get it is waited for, who is silent becomes a joining copy first.
     fn may_complete(&mut self, context: &Context<'_>, copy: CopyId, out: &mut Vec<Effect>) -> bool {
         let (me, secondaries) = (self.copy(), self.row().secondaries.clone());
-        let recent = Duration(self.settings.interval.0 * RECENT_INTERVALS);
+        let (now, interval) = (context.now, self.settings.interval);
         let primary = self.primary_mut();
         let epoch = primary.epoch;
         let base = primary
@@ -486,8 +486,14 @@ impl Replica {
         if lacking.is_empty() {
             return true;
         }
+        let (recent, silent_after) = (
+            interval.scale(RECENT_INTERVALS, 1),
+            interval.scale(SILENT_INTERVALS, 1),
+        );
         for copy in lacking {
-            if !primary.members.heard_within(copy, context.now, recent) {
+            // Who undoes a tail acknowledges nothing, and answers beacons.
+            let answers = primary.witnesses.heard_within(copy, recent, now);
+            if !answers && primary.members.is_silent(copy, now, silent_after) {
                 out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy }));
             }
         }

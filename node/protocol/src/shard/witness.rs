@@ -6,6 +6,7 @@
 //! itself be sealed. What an earlier process of it answered it does not know, so it waits after its start, too. Beacons are
 //! the pulses of a primary, and the answers the acknowledgements of its copies.
 
+use super::commit::RECENT_INTERVALS;
 use super::message::{Ack, Beacon, BeaconAnswer, Message, NO_STREAM};
 use super::replica::{Replica, Role};
 use crate::effect::{Ask, Context, Effect};
@@ -17,8 +18,6 @@ use understudy_proto::{CopyId, Epoch, NodeId, Pair, Revision};
 
 /// A witness that left so many beacons unanswered, one an interval, is asked to be dropped.
 const UNANSWERED_MAX: u32 = 10;
-/// Who answered nothing for so many would only be dropped again.
-const RECENT_INTERVALS: u64 = 3;
 
 /// How long a copy stands by an answer, from when it gave it.
 pub(super) fn grace(lease: Duration) -> Duration {
@@ -93,7 +92,7 @@ impl Witnesses {
         unanswered.is_some_and(|count| *count > UNANSWERED_MAX)
     }
 
-    fn heard_within(&self, copy: CopyId, length: Duration, now: Instant) -> bool {
+    pub fn heard_within(&self, copy: CopyId, length: Duration, now: Instant) -> bool {
         let answers = self.answers.get(&copy);
         answers.is_some_and(|answers| now.since(answers.heard) <= length)
     }
@@ -214,13 +213,14 @@ impl Replica {
         if sent {
             witnesses.count(&set, interval, now);
         }
+        let answers = set.iter().any(|copy| !witnesses.is_silent(*copy));
         for copy in set.iter().copied() {
             let last = set.len() == 1;
             let joins = !secondaries.contains(&copy);
             if last && joins {
                 witnesses.given_up = Some(revision);
             }
-            let silent = !last && witnesses.is_silent(copy);
+            let silent = answers && witnesses.is_silent(copy);
             if joins || silent {
                 out.push(Effect::Ask(Ask::DropWitness {
                     epoch,
