@@ -17,8 +17,9 @@ pub enum Purpose {
     Managers = 5,
     Hosts = 6,
     MoreFaults = 7,
+    LeaseFaults = 8,
     /// The agents' own, and one for the world's use of them.
-    Agents = 8,
+    Agents = 9,
     /// The first client; the next ones follow.
     Clients = 100,
 }

@@ -77,6 +77,8 @@ impl Summary {
         sum.conflicts += one.conflicts;
         sum.forgotten += one.forgotten;
         sum.may_have_run += one.may_have_run;
+        sum.without_managers += one.without_managers;
+        sum.no_lease += one.no_lease;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

@@ -113,14 +113,20 @@ async fn objects_are_written_read_and_followed() {
     );
     assert_eq!(world.ask(&["get", "apple"]).stdout, "3 baskets\n");
     assert_eq!(world.ask(&["get", "apple", "--raw"]).stdout, "3 baskets");
-    let found = world.json(0, &["get", "apple"]);
+    let mut found = world.json(0, &["get", "apple"]);
+    let read = found["objects"][0]["read"].take();
+    assert_eq!(read["token"], written["pair"], "nothing was written since");
+    assert_eq!(read["age_ms"], 0, "at the primary");
     assert_eq!(
         found,
-        json!({ "objects": [{ "key": "apple", "pair": written["pair"], "value": "3 baskets" }] })
+        json!({ "objects": [
+            { "key": "apple", "pair": written["pair"], "value": "3 baskets", "read": null }
+        ] })
     );
+    let absent = &world.json(3, &["get", "pear"])["objects"][0];
     assert_eq!(
-        world.json(3, &["get", "pear"]),
-        json!({ "objects": [{ "key": "pear", "absent": true }] })
+        (&absent["key"], &absent["absent"]),
+        (&json!("pear"), &json!(true))
     );
 
     // Conditions.

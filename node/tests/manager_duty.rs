@@ -167,8 +167,8 @@ impl Replica for Copies {
     ) -> Result<Response<ControlResponse>, Status> {
         let asked: SealRequest = message::decode(&request.into_inner().payload).unwrap();
         let control = self.control.lock().unwrap().clone().unwrap();
-        for claim in &asked.seals {
-            control.lock().unwrap().give_up(claim.shard);
+        for seal in &asked.seals {
+            control.lock().unwrap().give_up(seal.shard);
         }
         let sealed = SealOutcome::Sealed {
             last: Pair::new(1, 1),
@@ -178,7 +178,7 @@ impl Replica for Copies {
             seals: asked
                 .seals
                 .into_iter()
-                .map(|claim| (claim, sealed))
+                .map(|seal| (seal.claim(), sealed))
                 .collect(),
         };
         let payload = message::encode(&answer).into();

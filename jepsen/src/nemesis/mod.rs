@@ -119,6 +119,15 @@ pub enum FaultKind {
     LoseStore {
         node: usize,
     },
+    /// All managers die, or do not run, for longer than a lease.
+    NoManagers {
+        paused: bool,
+    },
+    /// The shard's primary reaches no manager, and one of its witnesses is dead: it has no lease, and the others hear it all
+    /// the same.
+    NeitherLease {
+        shard: u32,
+    },
     /// A primary whose predecessor on its node died stands still, just when that one's end is told once more.
     PauseSuccessor,
 }

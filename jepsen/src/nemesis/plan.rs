@@ -28,8 +28,14 @@ const FAULTS_MIN: u64 = 5;
 const FAULTS_PLANNED_MIN: usize = 8;
 const FAULTS_MAX: u64 = 14;
 
+/// In one seed of so many there is one fault only, so that what it must not do can be told from what others did.
+const ALONE_EVERY: u64 = 64;
+
 impl Plan {
     pub fn draw(seed: u64, scale: Scale) -> Plan {
+        if let Some(plan) = Plan::alone(seed, scale) {
+            return plan;
+        }
         let mut dice = Dice::new(seed, Purpose::Faults, 0);
         let mut weights = [0; KINDS];
         for weight in &mut weights {
@@ -49,9 +55,51 @@ impl Plan {
         while faults.len() < FAULTS_PLANNED_MIN {
             faults.push(draw(&mut more, scale, &weights));
         }
+        let mut dice = Dice::new(seed, Purpose::LeaseFaults, 0);
+        if dice.permille(300) {
+            faults.push(no_managers(&mut dice, scale));
+        }
+        if dice.permille(200) {
+            let shard = dice.below(u64::from(scale.shards)) as u32;
+            faults.push(Fault {
+                at_us: dice.below(scale.phase_us),
+                lasts_us: dice.between(3_000_000, 9_000_000),
+                what: FaultKind::NeitherLease { shard },
+            });
+        }
         faults.extend(pause_of_a_successor(seed, scale));
         faults.sort_by_key(|fault| fault.at_us);
         Plan { faults }
+    }
+
+    fn alone(seed: u64, scale: Scale) -> Option<Plan> {
+        let mut dice = Dice::new(seed, Purpose::LeaseFaults, 1);
+        let fault = match seed % ALONE_EVERY {
+            57 => Fault {
+                at_us: dice.between(500_000, 2_000_000),
+                ..no_managers(&mut dice, scale)
+            },
+            58 => Fault {
+                at_us: dice.below(500_000),
+                lasts_us: scale.phase_us,
+                what: FaultKind::NeitherLease {
+                    shard: dice.below(u64::from(scale.shards)) as u32,
+                },
+            },
+            _ => return None,
+        };
+        let faults = vec![fault];
+        Some(Plan { faults })
+    }
+}
+
+fn no_managers(dice: &mut Dice, scale: Scale) -> Fault {
+    Fault {
+        at_us: dice.below(scale.phase_us),
+        lasts_us: dice.between(1_500_000, 6_000_000),
+        what: FaultKind::NoManagers {
+            paused: dice.permille(500),
+        },
     }
 }
 
@@ -157,7 +205,8 @@ mod tests {
         for seed in 0..200 {
             let plan = Plan::draw(seed, scale);
             assert_eq!(plan, Plan::draw(seed, scale));
-            assert!(plan.faults.len() >= FAULTS_PLANNED_MIN);
+            let alone = matches!(seed % ALONE_EVERY, 57 | 58);
+            assert!(plan.faults.len() >= FAULTS_PLANNED_MIN || alone);
             assert!(plan.faults.is_sorted_by_key(|fault| fault.at_us));
             let empty = |fault: &Fault| match &fault.what {
                 FaultKind::CrashNodes { nodes }

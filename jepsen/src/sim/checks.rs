@@ -14,18 +14,33 @@ impl World {
     /// I2: at this moment, by each process's own clock.
     pub(super) fn check_holders(&mut self) {
         for number in 0..self.space.shards {
-            let shard = self.shard(number);
-            let holders: Vec<Holder> = self
-                .hosts
-                .iter()
-                .filter_map(|host| {
-                    let now = host.clock.read(self.env.now_us);
-                    host.process.as_ref()?.holder(shard, now)
-                })
-                .collect();
-            let checked = self.env.invariants.on_holders(shard, &holders);
-            self.env.check(checked);
+            self.check_holders_of(self.shard(number));
         }
+    }
+
+    pub(super) fn check_holders_of(&mut self, shard: ShardId) {
+        let mut holders: Vec<Holder> = Vec::new();
+        let mut wrong = None;
+        for host in &self.hosts {
+            let now = host.clock.read(self.env.now_us);
+            let Some(process) = host.process.as_ref() else {
+                continue;
+            };
+            let Some(holder) = process.holder(shard, now) else {
+                continue;
+            };
+            if let Some(copy) = process.replica(shard)
+                && copy.has_witnesses(now)
+            {
+                let demanded = copy.demanded_witnesses();
+                let invariants = &self.env.invariants;
+                let checked = invariants.on_witnessed(shard, holder.process, &demanded);
+                wrong = wrong.or(checked.err());
+            }
+            holders.push(holder);
+        }
+        let checked = self.env.invariants.on_holders(shard, &holders);
+        self.env.check(wrong.map_or(checked, Err));
     }
 
     pub(super) fn check_everything(&mut self) {
@@ -119,6 +134,7 @@ impl World {
             joining: row.joining.iter().copied().map(with).collect(),
             leaving: row.leaving.iter().copied().collect(),
             in_sync: row.is_in_sync().then_some(row.in_sync.len()),
+            witnesses: row.witnesses.len(),
         })
     }
 

@@ -6,7 +6,7 @@ use super::event::{Event, Parcel};
 use super::network::{Network, Place};
 use super::trace::Trace;
 use std::collections::BTreeMap;
-use understudy_proto::{CopyId, NodeId};
+use understudy_proto::{CopyId, NodeId, ShardId};
 use understudy_protocol::effect::Keep;
 use understudy_protocol::invariants::{Checked, Invariants, Violation};
 
@@ -31,6 +31,8 @@ pub struct Env {
     pub registered: BTreeMap<usize, CopyId>,
     /// Which outcomes the namespaces keep.
     pub keep: Keep,
+    /// Where writes were refused for want of a lease since the last look.
+    pub refused: Vec<(usize, ShardId)>,
 }
 
 impl Env {
@@ -48,6 +50,7 @@ impl Env {
             hosts: BTreeMap::new(),
             registered: BTreeMap::new(),
             keep: Keep::default(),
+            refused: Vec::new(),
         }
     }
 

@@ -23,6 +23,7 @@ pub enum Remedy {
     Steady(Vec<(Place, Place)>),
     KeepInUse(usize),
     Unhang(usize),
+    All(Vec<Remedy>),
 }
 
 impl World {
@@ -35,19 +36,23 @@ impl World {
         match self.begin(what) {
             Some(remedy) => {
                 self.faults_done += 1;
+                self.expect_failover(number);
                 self.remedies.insert(number, remedy);
                 self.env.after(lasts_us, Event::FaultEnds { fault: number });
             }
-            None => self
-                .env
-                .note(format_args!("FAULT {number} leaves nothing to undo")),
+            None => {
+                // It may have been carried out all the same.
+                self.expected.clear();
+                self.env
+                    .note(format_args!("FAULT {number} leaves nothing to undo"));
+            }
         }
     }
 
     pub(super) fn fault_ends(&mut self, number: usize) {
         if let Some(remedy) = self.remedies.remove(&number) {
             self.env.note(format_args!("FAULT {number} ENDS"));
-            self.undo(remedy);
+            self.end(number, remedy);
         }
     }
 
@@ -193,6 +198,31 @@ impl World {
                 self.faults_done += 1;
                 None
             }
+            FaultKind::NoManagers { paused } => {
+                let all = 0..self.managers.count();
+                let each = |manager| match paused {
+                    true => {
+                        self.managers.pause(manager);
+                        Remedy::ResumeManager(manager)
+                    }
+                    false => {
+                        self.managers.kill(manager, &mut self.env);
+                        Remedy::StartManager(manager)
+                    }
+                };
+                Some(Remedy::All(all.map(each).collect()))
+            }
+            FaultKind::NeitherLease { shard } => {
+                let row = self.managers.tables().shard(self.shard(shard))?;
+                let primary = self.primary_of(shard)?;
+                let witness = row.witnesses.iter().next()?;
+                let witness = *self.env.hosts.get(&witness.node)?;
+                let managers = (0..self.managers.count()).map(Place::Manager);
+                let pairs = managers.map(|manager| (Place::Node(primary), manager));
+                let cut = self.cut_both(pairs.collect())?;
+                let crash = self.crash(vec![witness], false)?;
+                Some(Remedy::All(vec![cut, crash]))
+            }
             FaultKind::LoseStore { node } => {
                 if !self.may_lose_store(node) {
                     return None;
@@ -204,8 +234,15 @@ impl World {
         }
     }
 
+    fn end(&mut self, number: usize, remedy: Remedy) {
+        self.check_failover(number);
+        self.quiet.note_end(&remedy, self.env.now_us);
+        self.undo(remedy);
+    }
+
     fn undo(&mut self, remedy: Remedy) {
         match remedy {
+            Remedy::All(remedies) => remedies.into_iter().for_each(|remedy| self.undo(remedy)),
             Remedy::StartNodes(nodes) => {
                 for node in nodes {
                     self.hosts[node].held_down -= 1;
@@ -245,8 +282,8 @@ impl World {
     /// All faults end now, and the network is good.
     pub(super) fn heal(&mut self) {
         self.env.note(format_args!("HEAL"));
-        for (_, remedy) in std::mem::take(&mut self.remedies) {
-            self.undo(remedy);
+        for (number, remedy) in std::mem::take(&mut self.remedies) {
+            self.end(number, remedy);
         }
         self.env.network.heal();
     }
@@ -268,9 +305,12 @@ impl World {
         };
         // With a minimum of one the set may be about to shrink to the very copy that is lost: then nobody may be promoted.
         let alone = |row: &ShardEntry| row.min_in_sync == Some(1);
+        // With the last witness and the primary gone nobody could tell that the primary's lease is over.
+        let witnessed =
+            |row: &ShardEntry| row.witnesses.is_empty() || row.witnesses.iter().any(&intact);
         let rows = self.managers.tables().shards().values();
         rows.into_iter()
-            .all(|row| !alone(row) && row.candidates().any(|copy| intact(&copy)))
+            .all(|row| !alone(row) && witnessed(row) && row.candidates().any(|copy| intact(&copy)))
     }
 
     /// A person's wish may get lost with a leader; it is repeated until the tables show it.

@@ -39,6 +39,8 @@ pub struct Managers {
     /// How soon followers apply, in thousandths for each step.
     apply_permille: u32,
     blank_max_us: u64,
+    /// When a leader last reached a quorum.
+    led_us: u64,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,7 @@ impl Managers {
             election_timeout_max,
             apply_permille,
             blank_max_us,
+            led_us: 0,
         }
     }
 
@@ -140,6 +143,10 @@ impl Managers {
     pub fn tables(&self) -> &Tables {
         let newest = self.members.iter().max_by_key(|m| m.tables.applied());
         &newest.expect("there are managers").tables
+    }
+
+    pub fn led_us(&self) -> u64 {
+        self.led_us
     }
 
     pub fn leader(&self) -> Option<usize> {
@@ -174,6 +181,7 @@ impl Managers {
 
     fn keep_contact(&mut self, leader: usize, env: &mut Env) {
         self.election_after_us = 0;
+        self.led_us = env.now_us;
         if env.now_us < self.next_acked_us {
             return;
         }

@@ -15,6 +15,7 @@ mod managers;
 mod network;
 mod outcome;
 mod process;
+mod quiet;
 mod start_check;
 mod tables_watch;
 mod trace;

@@ -36,6 +36,10 @@ pub struct Statistics {
     /// Dedup entries that expired, and conflicts because of that.
     pub forgotten: u64,
     pub may_have_run: u64,
+    /// Acknowledged when no manager had led for longer than a lease.
+    pub without_managers: u64,
+    /// Writes and reads refused for want of a lease.
+    pub no_lease: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

@@ -10,7 +10,7 @@ use super::network::Place;
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
-use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::{
     ClientId, Epoch, Pair, ProcessId, RequestId, Revision, Sequence, ShardId, StoreId,
 };
@@ -73,6 +73,9 @@ struct Running {
     /// In which epoch it served, and whether under a lease, at the last step of a replica.
     act: (Option<Epoch>, bool),
     failed: bool,
+    began_us: u64,
+    /// In which epoch it serves each shard, and since when.
+    serving: BTreeMap<ShardId, (Epoch, u64)>,
 }
 
 /// For whom a replica works.
@@ -124,6 +127,14 @@ struct Leases<'a>(&'a NodeControl);
 impl effect::Lease for Leases<'_> {
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
         self.0.holds(shard, epoch, now)
+    }
+
+    fn beacon(&self, now: Instant) -> Option<Duration> {
+        self.0.beacon(now)
+    }
+
+    fn retired(&self) -> bool {
+        self.0.is_retired()
     }
 }
 
@@ -202,9 +213,17 @@ impl Process {
         let epoch = running.copies.claim(shard)?;
         let process = running.id;
         running
-            .control
             .holds(shard, epoch, now)
             .then_some(Holder { process, epoch })
+    }
+
+    /// Since when it runs as a registered one, and serves the shard as primary.
+    pub fn runs_since(&self) -> Option<u64> {
+        Some(self.running()?.began_us)
+    }
+
+    pub fn serves_since(&self, shard: ShardId) -> Option<(Epoch, u64)> {
+        self.running()?.serving.get(&shard).copied()
     }
 
     pub fn on_tick(&mut self, clock: Clock, disk: &mut Disk, env: &mut Env) {
@@ -340,6 +359,8 @@ impl Process {
             last_caller: 0,
             act: (None, false),
             failed: false,
+            began_us: turn.env.now_us,
+            serving: BTreeMap::new(),
         };
         for shard in turn.disk.store.shards().unwrap_or_default() {
             running.open(shard, turn);
@@ -351,6 +372,13 @@ impl Process {
 }
 
 impl Running {
+    /// A lease from the managers or from the witnesses.
+    fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
+        let copy = self.copies.get(shard);
+        let witnessed = copy.is_some_and(|it| it.claim() == Some(epoch) && it.has_witnesses(now));
+        witnessed || self.control.holds(shard, epoch, now)
+    }
+
     fn open(&mut self, shard: ShardId, turn: &mut Turn) {
         match turn.disk.store.open_shard(shard) {
             Err(error) => {
@@ -560,7 +588,7 @@ impl Running {
         if level == ReadLevel::Primary {
             let holds = report
                 .serving
-                .is_some_and(|epoch| self.control.holds(shard, epoch, now));
+                .is_some_and(|epoch| self.holds(shard, epoch, now));
             let checked = turn
                 .env
                 .invariants
@@ -610,13 +638,15 @@ impl Running {
     // ---- seals
 
     fn on_seal(&mut self, from: Place, request: SealRequest, turn: &mut Turn) {
-        for claim in request.seals {
+        for seal in request.seals {
+            let (claim, grace) = (seal.claim(), seal.grace(request.longest));
             let (shard, epoch) = (claim.shard, claim.epoch);
             let caller = self.caller(Origin::Seal { place: from, claim });
             let input = Input::Seal {
                 caller,
                 epoch,
                 hand_over: None,
+                grace,
             };
             if !self.step(shard, input, turn) {
                 self.callers.remove(&caller);
@@ -700,9 +730,17 @@ impl Running {
         let Some((before, acted_as, committed)) = state(&self.copies) else {
             return false;
         };
+        let now = turn.now();
+        if turn.disk.makes_progress(turn.env.now_us, INTERVAL.0 * 2) {
+            self.control.progresses_until(now);
+        }
+        let witnessed = self
+            .copies
+            .get(shard)
+            .is_some_and(|copy| copy.has_witnesses(now));
         let leases = Leases(&self.control);
         let context = Context {
-            now: turn.now(),
+            now,
             wall_ms: wall_ms(turn.env.now_us),
             stored: &turn.disk.store,
             lease: &leases,
@@ -714,13 +752,18 @@ impl Running {
             .copies
             .get(shard)
             .and_then(|copy| copy.report().serving);
-        let now = context.now;
         let claims = state(&self.copies).and_then(|(_, claim, _)| claim);
         self.check_commit(shard, acted_as.or(claims), committed, turn);
         let acted = after.or(before);
-        let holds = acted.is_some_and(|epoch| self.control.holds(shard, epoch, now));
+        let holds = acted.is_some_and(|epoch| witnessed || self.holds(shard, epoch, now));
         self.act = (acted, holds);
         self.give(out.notices);
+        if after != self.serving.get(&shard).map(|(epoch, _)| *epoch) {
+            self.serving.remove(&shard);
+            let since = |epoch| (epoch, turn.env.now_us);
+            self.serving
+                .extend(after.map(|epoch| (shard, since(epoch))));
+        }
         if let Some(epoch) = after {
             let checked = turn.env.invariants.on_serving(self.id, shard, epoch);
             turn.env.check(checked);
@@ -882,6 +925,12 @@ impl Running {
         else {
             return;
         };
+        if let Err(failure) = &answer
+            && failure.reason == Reason::NoLease
+            && failure.applied == Applied::No
+        {
+            turn.env.refused.push((turn.node, shard));
+        }
         if let Ok(answer) = &answer {
             let (serving, holds) = self.act;
             let checked = turn

@@ -131,6 +131,7 @@ fn row_of(entry: &ShardEntry) -> Row {
             min,
         }),
         eligible: entry.eligible.clone(),
+        witnesses: entry.witnesses.clone(),
     }
 }
 
@@ -262,8 +263,9 @@ fn brief_row(entry: &ShardEntry) -> String {
             format!(" in sync [{members}] of {min} eligible [{eligible}]")
         }
     };
+    let witnesses = list(&mut entry.witnesses.iter().copied());
     format!(
-        "epoch {} primary {primary} secondaries [{secondaries}] joining [{joining}] cuts {cuts:?} begun {begun:?}{set}",
+        "epoch {} primary {primary} secondaries [{secondaries}] joining [{joining}] witnesses [{witnesses}] cuts {cuts:?} begun {begun:?}{set}",
         entry.epoch
     )
 }

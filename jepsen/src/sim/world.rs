@@ -5,12 +5,13 @@
 
 use super::client::{Client, Space};
 use super::env::Env;
-use super::event::{Event, Parcel};
+use super::event::{Done, Event, Parcel};
 use super::faults::Remedy;
 use super::host::Host;
 use super::managers::Managers;
 use super::network::Place;
 use super::outcome::{Outcome, Statistics};
+use super::quiet::{Expected, Quiet};
 use super::trace::{Keep, Trace};
 use crate::dice::{Dice, Purpose};
 use crate::history::History;
@@ -19,6 +20,7 @@ use crate::workload::{Operation, Step};
 use std::collections::BTreeMap;
 use understudy_proto::ShardId;
 use understudy_protocol::effect::Keep as KeepEntries;
+use understudy_protocol::shard::message::Message;
 use understudy_protocol::tables::{Command, NamespaceSettings, Policy, SettingsChange};
 use understudy_protocol::time::Duration;
 
@@ -46,6 +48,10 @@ pub struct World {
     pub(super) copies: usize,
     pub(super) events: u64,
     pub(super) faults_done: u64,
+    pub(super) quiet: Quiet,
+    pub(super) expected: BTreeMap<usize, Expected>,
+    without_managers: u64,
+    no_lease: u64,
     pub(super) agents: Dice,
     faults_until_us: u64,
 }
@@ -105,6 +111,10 @@ impl World {
             copies,
             events: 0,
             faults_done: 0,
+            quiet: Quiet::default(),
+            expected: BTreeMap::new(),
+            without_managers: 0,
+            no_lease: 0,
             agents: Dice::new(seed, Purpose::Agents, 1),
             faults_until_us: START_US + phase_us,
         }
@@ -127,6 +137,8 @@ impl World {
             conflicts: self.env.invariants.reconciled().1 as u64,
             forgotten: self.env.invariants.forgotten().0 as u64,
             may_have_run: self.env.invariants.forgotten().1 as u64,
+            without_managers: self.without_managers,
+            no_lease: self.no_lease,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };
@@ -178,6 +190,10 @@ impl World {
             let Some(event) = self.env.pop() else { return };
             self.events += 1;
             self.on_event(event);
+            for (node, shard) in std::mem::take(&mut self.env.refused) {
+                self.no_lease += 1;
+                self.check_refusal(node, shard);
+            }
             if self.events.is_multiple_of(FULL_CHECK_EVENTS) {
                 self.check_everything();
             }
@@ -323,7 +339,23 @@ impl World {
     fn deliver(&mut self, from: Place, to: Place, parcel: Parcel) {
         self.env
             .note(format_args!("{from} -> {to} {}", parcel.brief()));
-        let granted = matches!(parcel, Parcel::HeartbeatAnswer(_));
+        let granted = matches!(parcel, Parcel::HeartbeatAnswer(_) | Parcel::Rows { .. });
+        let witnessed = match &parcel {
+            Parcel::Shard {
+                shard,
+                message: Message::Ack(ack),
+            } => ack.beacon.map(|_| *shard),
+            _ => None,
+        };
+        if let Parcel::Answered {
+            answer: Ok(Done::Written(_)),
+            ..
+        } = &parcel
+        {
+            let lease = self.managers.tables().settings().lease_longest;
+            let alone = self.env.now_us.saturating_sub(self.managers.led_us());
+            self.without_managers += u64::from(alone > lease.0 * 2);
+        }
         match to {
             Place::Node(node) if matches!(parcel, Parcel::Restart(_)) => {
                 self.agent_restarts(node, parcel);
@@ -337,6 +369,9 @@ impl World {
         }
         if granted {
             self.check_holders();
+        }
+        if let Some(shard) = witnessed {
+            self.check_holders_of(shard);
         }
     }
 

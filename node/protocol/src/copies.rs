@@ -198,6 +198,8 @@ impl Copies {
                 to: wanted.target,
                 give_up_at,
             }),
+            // It is the old primary, which is nobody's witness.
+            grace: None,
         })
     }
 }
@@ -226,6 +228,26 @@ fn to_managers(ask: effect::Ask, shard: ShardId, promise: Epoch) -> Ask {
             revision,
             copy,
         } => Ask::DropInSync {
+            shard,
+            epoch,
+            revision,
+            copy,
+        },
+        effect::Ask::AddWitness {
+            epoch,
+            revision,
+            copy,
+        } => Ask::AddWitness {
+            shard,
+            epoch,
+            revision,
+            copy,
+        },
+        effect::Ask::DropWitness {
+            epoch,
+            revision,
+            copy,
+        } => Ask::DropWitness {
             shard,
             epoch,
             revision,

@@ -33,9 +33,22 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-/// Whether this process may act as primary right now.
+/// What the process knows of its leases beyond its shards: the one from the managers, and what beacons are to ask for.
 pub trait Lease {
+    /// Whether the lease from the managers holds.
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool;
+
+    /// The lease that a beacon asks its witness for. `None`: the node makes no progress, or does not know the length yet, and
+    /// neither sends beacons nor answers them.
+    fn beacon(&self, now: Instant) -> Option<Duration> {
+        let _ = now;
+        None
+    }
+
+    /// The process acts as primary no more, whatever leases it has.
+    fn retired(&self) -> bool {
+        false
+    }
 }
 
 /// What the managers' tables say of clients, as far as this process knows them.
@@ -94,6 +107,8 @@ pub struct Assignment {
     pub open_cut_lists_me: bool,
     /// Of an `in_sync` shard; `None`: lazy.
     pub in_sync: Option<InSyncSet>,
+    /// Whose answers the lease from the witnesses needs; with none there is no such lease.
+    pub witnesses: BTreeSet<CopyId>,
 }
 
 /// Who has to have a record before it is committed.
@@ -123,6 +138,7 @@ impl Assignment {
             oldest_open_cut: None,
             open_cut_lists_me: false,
             in_sync: None,
+            witnesses: BTreeSet::new(),
         }
     }
 
@@ -160,6 +176,9 @@ pub enum Input {
         caller: Caller,
         epoch: Epoch,
         hand_over: Option<HandOver>,
+        /// The longest lease that a beacon ever asked for: so long a copy waits after its process's start, as it does not know
+        /// what an earlier one answered. `None`: the old primary's leases are over already, and nothing is waited for.
+        grace: Option<Duration>,
     },
     /// The managers say that this copy may be deleted, as long as no newer row than this is known for the shard.
     Delete {
@@ -257,6 +276,8 @@ pub enum SealedCopy {
     /// The hand-over came to nothing: its target did not get everything in time and the primary goes on, or the primary
     /// was sealed or replaced meanwhile.
     NotHandedOver,
+    /// A beacon that it answered, or may have answered before its process's start, may still give a lease: it promised nothing.
+    GraceNotOver,
 }
 
 /// What a replica asks of the managers.
@@ -278,6 +299,19 @@ pub enum Ask {
     },
     /// in_sync: the member acknowledges nothing: let it be one no more.
     DropInSync {
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
+    /// The copy answers beacons, and its answers are demanded: let it be a witness, if the row has that revision.
+    AddWitness {
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
+    /// The witness answers no beacon, or is no secondary any more: let it be none, if the row has that revision. Of the last
+    /// one only after the lease from the witnesses was given up.
+    DropWitness {
         epoch: Epoch,
         revision: Revision,
         copy: CopyId,

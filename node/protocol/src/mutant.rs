@@ -98,6 +98,20 @@ mutants! {
     AskIdNotPair = "ask-id-not-pair";
     /// A request at or below its client's floor runs when it has no entry.
     ForgetFloor = "forget-floor";
+    /// A copy lets itself be sealed while what it answered to a beacon may still give a lease.
+    SealWithoutGrace = "seal-without-grace";
+    /// A copy that restarted does not wait for what an earlier process of it may have answered.
+    GraceNotFromStart = "grace-not-from-start";
+    /// A copy answers the beacons of an epoch below its promise.
+    AnswerBeaconAfterPromise = "answer-beacon-after-promise";
+    /// A primary takes an empty witness set for one that answered.
+    EmptySetGivesLease = "empty-set-gives-lease";
+    /// The manager removes the last witness by itself.
+    RemoveLastWitness = "remove-last-witness";
+    /// A primary asks to add a witness and demands its answers only when it is one.
+    WitnessBeforeDemand = "witness-before-demand";
+    /// A beacon that says that the primary has no lease counts like one that says that it has one.
+    LeaselessBeaconResets = "leaseless-beacon-resets";
     /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
     ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
 }

@@ -49,6 +49,7 @@ fn row(revision: u64, epoch: u64, primary: ProcessId, secondaries: &[CopyId]) ->
         oldest_open_cut: None,
         open_cut_lists_me: false,
         in_sync: None,
+        witnesses: Default::default(),
     }
 }
 
@@ -133,6 +134,7 @@ fn it_claims_what_it_acts_as_and_gives_up_what_it_was_sealed_for() {
         caller: Caller(1),
         epoch: Epoch(5),
         hand_over: None,
+        grace: None,
     });
     assert_eq!(sealed, vec![Notice::GiveUp(SHARD)]);
     assert_eq!(primary.copies.claim(SHARD), None);
@@ -259,6 +261,7 @@ fn a_broken_primary_asks_that_another_copy_takes_over() {
         caller: Caller(2),
         epoch: Epoch(5),
         hand_over: None,
+        grace: None,
     });
     assert_eq!(sealed, vec![]);
     assert_eq!(broken.copies.get(SHARD).unwrap().report().promise, Epoch(5));
@@ -296,6 +299,7 @@ fn only_the_primary_of_that_epoch_is_meant_by_a_hand_over() {
         caller: Caller(1),
         epoch: Epoch(5),
         hand_over: None,
+        grace: None,
     });
     assert_eq!(meant(&primary), Some(false));
 }

@@ -71,6 +71,10 @@ stories! {
     the_request_id_alone_does_not_tell_the_last_writer
     two_old_primaries_with_different_tails
     without_a_lease_a_primary_answers_nothing
+    witnesses_carry_a_primary_without_managers
+    a_witness_waits_out_its_grace
+    a_primary_without_a_lease_is_left
+    a_witness_enters_when_it_is_demanded
 }
 
 #[test]

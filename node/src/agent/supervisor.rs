@@ -430,13 +430,10 @@ impl Task {
             Wish::Restart {
                 launch: Some(_), ..
             } if until.is_none() => (as_it_is, Err(by_person())),
-            Wish::Restart {
-                launch: Some(launch),
-                ..
-            } if self.is_another(Some(&launch)) => (as_it_is, Ok(())),
+            // It is started again when its pause is over: a manager that asks often does not shorten it.
             Wish::Restart {
                 launch: Some(_), ..
-            } => self.launch().await,
+            } => (as_it_is, Ok(())),
             // What was before does not count any more.
             Wish::Start { .. } | Wish::Restart { launch: None, .. } => {
                 self.backoff.forget();

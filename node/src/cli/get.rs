@@ -4,7 +4,7 @@ use super::bytes::{Encoding, to_json, to_text};
 use super::client::{ClientFlags, Context};
 use super::exit::{Ended, Exit, Trouble};
 use super::output::{Output, Rows, print_raw};
-use super::show::{held_text, object_json};
+use super::show::{held_text, object_json, pair_json};
 use super::write::named;
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::time::Duration;
-use understudy_client::{Object, Pair, ReadLevel, Value as Held};
+use understudy_client::{Found, Object, Pair, ReadLevel, Value as Held};
 
 /// Read objects.
 #[derive(Debug, clap::Args)]
@@ -82,8 +82,13 @@ pub async fn run(args: Args) -> Ended {
         .map(|key| args.encoding.decode("the key", key));
     let keys = keys.collect::<Result<Vec<Bytes>, Trouble>>()?;
     let context = args.client.connect().await?;
-    let found = try_join_all(keys.iter().map(|key| args.get(&context, key))).await?;
-    args.print(context.output, &keys, &found)?;
+    let answers = try_join_all(keys.iter().map(|key| args.get(&context, key))).await?;
+    let found: Vec<Option<Object>> = answers.iter().map(object_of).collect();
+    if context.output.is_json() {
+        args.print_json(context.output, &keys, &answers)?;
+    } else {
+        args.print(&found)?;
+    }
     let absent: Vec<String> = missing(&args, &keys, &found);
     for name in &absent {
         eprintln!("{name} is absent");
@@ -93,6 +98,11 @@ pub async fn run(args: Args) -> Ended {
     } else {
         Exit::NotFound
     })
+}
+
+/// Each read asks for one object.
+fn object_of(answer: &Found) -> Option<Object> {
+    answer.objects.first().cloned().flatten()
 }
 
 fn missing(args: &Args, keys: &[Bytes], found: &[Option<Object>]) -> Vec<String> {
@@ -110,33 +120,38 @@ fn missing(args: &Args, keys: &[Bytes], found: &[Option<Object>]) -> Vec<String>
 }
 
 impl Args {
-    async fn get(&self, context: &Context, key: &Bytes) -> Result<Option<Object>, Trouble> {
-        let get = context
+    async fn get(&self, context: &Context, key: &Bytes) -> Result<Found, Trouble> {
+        let read = context
             .namespace()
-            .get(key.clone())
+            .read([key.clone()])
             .level(self.read.level());
-        let get = match self.read.token {
-            Some(token) => get.token(token),
-            None => get,
+        let read = match self.read.token {
+            Some(token) => read.token(token),
+            None => read,
         };
-        get.await
+        read.await
             .map_err(|error| Trouble::of(named("read", key), &error))
     }
 
-    fn print(
-        &self,
-        output: Output,
-        keys: &[Bytes],
-        found: &[Option<Object>],
-    ) -> Result<(), Trouble> {
-        if output.is_json() {
-            let objects = keys.iter().zip(found).map(|(key, object)| match object {
-                Some(object) => self.document(object),
+    /// With each object what the answering copy had reached, and how old it was at most.
+    fn print_json(&self, output: Output, keys: &[Bytes], answers: &[Found]) -> Result<(), Trouble> {
+        let objects = keys.iter().zip(answers).map(|(key, answer)| {
+            let mut document = match object_of(answer) {
+                Some(object) => self.document(&object),
                 None => json!({ "key": to_json(key), "absent": true }),
+            };
+            document["read"] = json!({
+                "token": pair_json(answer.token),
+                "node_id": answer.node.0,
+                "age_ms": answer.age.map(|age| age.as_millis() as u64),
             });
-            let document = json!({ "objects": objects.collect::<Vec<Value>>() });
-            return output.print(&document, || Rows::new([]));
-        }
+            document
+        });
+        let document = json!({ "objects": objects.collect::<Vec<Value>>() });
+        output.print(&document, || Rows::new([]))
+    }
+
+    fn print(&self, found: &[Option<Object>]) -> Result<(), Trouble> {
         match found {
             [Some(object)] => self.print_one(object),
             [None] => Ok(()),

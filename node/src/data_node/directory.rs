@@ -4,10 +4,11 @@
 //! promise.
 
 use crate::manager::MANAGER_BINDINGS;
+use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
-use understudy_protocol::effect::{Assignment, ClientSession, Keep};
+use understudy_protocol::effect::{Assignment, ClientSession, Clients, Keep};
 use understudy_protocol::tables::{
     Binding, Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
 };
@@ -26,6 +27,23 @@ pub struct Directory {
     /// Public addresses of the managers, by the name of the binding that tells them.
     managers: BTreeMap<String, String>,
     site: String,
+}
+
+/// What the shards' threads ask of it.
+pub struct KnownClients(pub Arc<RwLock<Directory>>);
+
+impl Clients for KnownClients {
+    fn session(&self, client: ClientId) -> ClientSession {
+        self.0.read().client_session(client)
+    }
+
+    fn revision(&self) -> Revision {
+        self.0.read().revision
+    }
+
+    fn keep(&self, shard: ShardId) -> Keep {
+        self.0.read().keep(shard)
+    }
 }
 
 impl Directory {

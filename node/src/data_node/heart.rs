@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use understudy_proto::NodeId;
 use understudy_protocol::control::message::HeartbeatAnswer;
-use understudy_protocol::time::Instant;
+use understudy_protocol::time::{Duration as Length, Instant};
 
 /// Between two looks whether a heartbeat is due.
 const LOOK: Duration = Duration::from_millis(5);
@@ -28,9 +28,10 @@ pub(super) async fn run(node: Arc<Node>) -> String {
     let calls = Arc::new(tokio::sync::Semaphore::new(CALLS_MAX));
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut probed = Instant::ZERO;
     loop {
         tokio::select! {
-            _ = look.tick() => beat(&node, &calls, &answers),
+            _ = look.tick() => beat(&node, &calls, &answers, &mut probed),
             Some((from, answer)) = inbox.recv() => {
                 if let Some(why) = take(&node, from, answer) {
                     return why;
@@ -44,13 +45,21 @@ fn beat(
     node: &Arc<Node>,
     calls: &Arc<tokio::sync::Semaphore>,
     answers: &mpsc::Sender<(NodeId, HeartbeatAnswer)>,
+    probed: &mut Instant,
 ) {
     let now = clock::now();
     let mut control = node.control.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whether a manager answers or not: beacons need the progress as well.
+    if now >= *probed + control.interval() {
+        node.writer.probe();
+        *probed = now;
+    }
+    if let Some(moved) = moved(node) {
+        control.progresses_until(moved + Length(PROGRESS.as_micros() as u64));
+    }
     if now < control.due() {
         return;
     }
-    node.writer.probe();
     let Ok(permit) = calls.clone().try_acquire_owned() else {
         return;
     };
@@ -69,10 +78,15 @@ fn beat(
     });
 }
 
-/// Whether disk and threads moved lately. Before the first synced write the node is only starting.
+/// Whether disk and threads moved lately.
 fn progresses(node: &Node, now: Instant) -> bool {
-    let within = |at: Instant| now.since(at).0 <= PROGRESS.as_micros() as u64;
-    node.writer.progress().last_synced().is_some_and(within) && within(node.host.last_turn())
+    moved(node).is_some_and(|at| now.since(at).0 <= PROGRESS.as_micros() as u64)
+}
+
+/// When disk and threads had both moved. Before the first synced write the node is only starting.
+fn moved(node: &Node) -> Option<Instant> {
+    let synced = node.writer.progress().last_synced()?;
+    Some(synced.min(node.host.last_turn()))
 }
 
 /// Takes an answer; `Some`: why the process has to end.

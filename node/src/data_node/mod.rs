@@ -11,7 +11,7 @@ mod status;
 pub mod store;
 mod watch;
 
-pub use directory::Directory;
+pub use directory::{Directory, KnownClients};
 pub use managers::Managers;
 pub use sessions::Sessions;
 pub use store::StoreStart;
@@ -300,7 +300,7 @@ fn start(
     let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
     let outside = Outside {
-        directory: directory.clone(),
+        clients: Arc::new(KnownClients(directory.clone())),
         me,
         settings: Settings {
             interval,

@@ -8,11 +8,12 @@ use understudy_protocol::object::Object;
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::shard::message::{
-    Ack, Branch, BranchMode, CopyChunk, Echo, Fate, FateKind, Message, Pulse, Records, Reject,
-    Submit, Submitted, Subscribe,
+    Ack, Beacon, BeaconAnswer, Branch, BranchMode, CopyChunk, Echo, Fate, FateKind, Message, Pulse,
+    Records, Reject, Submit, Submitted, Subscribe,
 };
 use understudy_protocol::store::{CopyProgress, Orphan};
-use understudy_protocol::time::Instant;
+use understudy_protocol::tables::settings::LEASE_MAX;
+use understudy_protocol::time::{Duration, Instant};
 
 use super::wire::{pair, request_id, to_pair, to_request_id};
 use v1::peer_message::Kind;
@@ -39,6 +40,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
                 .copying
                 .map(|progress| progress.to_bytes())
                 .unwrap_or_default(),
+            base: Some(pair(m.base)),
         }),
         Message::Branch(m) => Kind::Branch(v1::Branch {
             epoch: m.epoch.0,
@@ -61,6 +63,10 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             stream: m.stream,
             position: Some(pair(m.position)),
             sent_us: m.sent.0,
+            beacon: m.beacon.map(|answer| v1::BeaconAnswer {
+                sent_us: answer.sent.0,
+                lease_us: answer.lease.0,
+            }),
         }),
         Message::CopyChunk(m) => Kind::Chunk(encode_chunk(m)),
         Message::Pulse(m) => Kind::Pulse(v1::Pulse {
@@ -73,6 +79,11 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             }),
             commit: Some(pair(m.commit)),
             stream: m.stream,
+            beacon: m.beacon.map(|beacon| v1::Beacon {
+                sent_us: beacon.sent.0,
+                lease_us: beacon.lease.0,
+                leased: beacon.leased,
+            }),
         }),
         Message::Reject(m) => Kind::Reject(v1::Reject { epoch: m.epoch.0 }),
         Message::Submit(m) => Kind::Submit(v1::Submit {
@@ -138,6 +149,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 true => None,
                 false => Some(CopyProgress::from_bytes(m.copying)?),
             },
+            base: to_pair(m.base),
         }),
         Kind::Branch(m) => Message::Branch(Branch {
             epoch: Epoch(m.epoch),
@@ -167,6 +179,10 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             copy: from,
             position: to_pair(m.position),
             sent: Instant(m.sent_us),
+            beacon: m.beacon.map(|answer| BeaconAnswer {
+                sent: Instant(answer.sent_us),
+                lease: decode_lease(answer.lease_us),
+            }),
         }),
         Kind::Chunk(m) => Message::CopyChunk(decode_chunk(m)?),
         Kind::Pulse(m) => Message::Pulse(Pulse {
@@ -179,6 +195,11 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             }),
             commit: to_pair(m.commit),
             stream: m.stream,
+            beacon: m.beacon.map(|beacon| Beacon {
+                sent: Instant(beacon.sent_us),
+                lease: decode_lease(beacon.lease_us),
+                leased: beacon.leased,
+            }),
         }),
         Kind::Reject(m) => Message::Reject(Reject {
             epoch: Epoch(m.epoch),
@@ -204,6 +225,11 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
         }),
     };
     Ok((ShardId(message.shard), message_of))
+}
+
+/// No lease is longer than the longest that can be set.
+fn decode_lease(us: u64) -> Duration {
+    Duration(us).min(LEASE_MAX)
 }
 
 fn encode_fate(fate: Fate) -> v1::submitted::Fate {

@@ -86,8 +86,9 @@ impl Replica for ReplicaServer {
         check_cluster(&self.node, &request.cluster_id)?;
         let asked: SealRequest = decode(&request)?;
         check_process(&self.node, asked.to)?;
-        let sealing = asked.seals.into_iter().map(|claim| async move {
-            let sealed = self.node.host.seal(claim.shard, claim.epoch).await;
+        let sealing = asked.seals.into_iter().map(|seal| async move {
+            let (claim, grace) = (seal.claim(), seal.grace(asked.longest));
+            let sealed = self.node.host.seal(claim, grace).await;
             (claim, SealOutcome::of(sealed))
         });
         let seals = futures::future::join_all(sealing).await;

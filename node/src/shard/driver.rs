@@ -7,30 +7,27 @@ use super::host::{ShardView, Wanted};
 use super::mailbox::Mailbox;
 use super::responder::{ReadResponder, Responder};
 use crate::clock;
-use crate::data_node::Directory;
 use crate::peers::Peers;
 use crate::storage::{Database, Report as StoreReport, Sink, State, Submitter, Writer};
 use bytes::Bytes;
-use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use understudy_proto::failure::{Applied, Failure, Reason};
-use understudy_proto::{ClientId, Epoch, NodeId, ProcessId, RequestId, Revision, ShardId};
+use understudy_proto::{Epoch, NodeId, ProcessId, RequestId, Revision, ShardId};
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message as control;
 use understudy_protocol::copies::{Copies, Out};
 use understudy_protocol::effect::{
-    Assignment, Caller, ClientSession, Clients, Context, Effect, Input, Keep, Lease, Report,
-    SealedCopy,
+    Assignment, Caller, Clients, Context, Effect, Input, Lease, Report, SealedCopy,
 };
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, LogView, ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::{Batch, StoreError};
-use understudy_protocol::time::Instant;
+use understudy_protocol::time::{Duration as Length, Instant};
 
 /// How long a thread waits for something to do before it lets time pass for its replicas.
 const TICK: Duration = Duration::from_millis(10);
@@ -45,7 +42,7 @@ pub struct Outside {
     pub settings: Settings,
     pub database: Arc<Database>,
     pub control: Arc<Mutex<NodeControl>>,
-    pub directory: Arc<RwLock<Directory>>,
+    pub clients: Arc<dyn Clients + Send + Sync>,
     pub peers: Arc<Peers>,
     /// Called once for each copy that can no longer go on.
     pub broken: OnBroken,
@@ -77,8 +74,9 @@ pub(super) enum Command {
     },
     /// A dropped reply says that there is no such copy.
     Seal {
-        shard: ShardId,
-        epoch: Epoch,
+        wanted: control::Claim,
+        /// As in [`Input::Seal`].
+        grace: Option<Length>,
         reply: oneshot::Sender<SealedCopy>,
     },
     /// A dropped reply says that this process is not meant.
@@ -150,6 +148,14 @@ impl Lease for ControlLease {
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
         lock(&self.0).holds(shard, epoch, now)
     }
+
+    fn beacon(&self, now: Instant) -> Option<Length> {
+        lock(&self.0).beacon(now)
+    }
+
+    fn retired(&self) -> bool {
+        lock(&self.0).is_retired()
+    }
 }
 
 fn lock(control: &Mutex<NodeControl>) -> MutexGuard<'_, NodeControl> {
@@ -170,21 +176,7 @@ fn context<'a>(outside: &'a Outside, lease: &'a ControlLease) -> Context<'a> {
         wall_ms: clock::unix_ms(),
         stored: &*outside.database,
         lease,
-        clients: outside,
-    }
-}
-
-impl Clients for Outside {
-    fn session(&self, client: ClientId) -> ClientSession {
-        self.directory.read().client_session(client)
-    }
-
-    fn revision(&self) -> Revision {
-        self.directory.read().revision
-    }
-
-    fn keep(&self, shard: ShardId) -> Keep {
-        self.directory.read().keep(shard)
+        clients: &*outside.clients,
     }
 }
 
@@ -264,10 +256,10 @@ impl Driver {
                 message,
             } => drop(self.step(shard, Input::Message { from, message })),
             Command::Seal {
-                shard,
-                epoch,
+                wanted,
+                grace,
                 reply,
-            } => self.seal(shard, epoch, reply),
+            } => self.seal(wanted, grace, reply),
             Command::HandOver {
                 wanted,
                 give_up_at,
@@ -303,14 +295,20 @@ impl Driver {
         self.step(shard, Input::Assignment(row));
     }
 
-    fn seal(&mut self, shard: ShardId, epoch: Epoch, reply: oneshot::Sender<SealedCopy>) {
+    fn seal(
+        &mut self,
+        wanted: control::Claim,
+        grace: Option<Length>,
+        reply: oneshot::Sender<SealedCopy>,
+    ) {
         let caller = self.caller(Waiting::Seal(reply));
         let input = Input::Seal {
             caller,
-            epoch,
+            epoch: wanted.epoch,
             hand_over: None,
+            grace,
         };
-        if !self.step(shard, input) {
+        if !self.step(wanted.shard, input) {
             self.waiting.remove(&caller.0);
         }
     }
@@ -502,7 +500,7 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = clock::now();
-        self.next_tick = now + understudy_protocol::time::Duration(TICK.as_micros() as u64);
+        self.next_tick = now + Length(TICK.as_micros() as u64);
         let interval = lock(&self.outside.control).interval();
         self.copies.set_interval(interval);
         let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();

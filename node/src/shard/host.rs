@@ -13,14 +13,14 @@ use std::thread::JoinHandle;
 use tokio::sync::{oneshot, watch};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::limits::SHARD_MAILBOX_MAX;
-use understudy_proto::{Epoch, NodeId, RequestId, Revision, ShardId};
-use understudy_protocol::control::message::HandOver;
+use understudy_proto::{NodeId, RequestId, Revision, ShardId};
+use understudy_protocol::control::message::{Claim, HandOver};
 use understudy_protocol::effect::{Assignment, Report, SealedCopy};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, LogView, ReadLevel};
 use understudy_protocol::store::StoreError;
-use understudy_protocol::time::Instant;
+use understudy_protocol::time::{Duration, Instant};
 
 /// The shard threads of one node.
 pub struct ShardHost {
@@ -190,10 +190,10 @@ impl ShardHost {
     }
 
     /// `None`: the node has no such copy.
-    pub async fn seal(&self, shard: ShardId, epoch: Epoch) -> Option<SealedCopy> {
-        self.ask(shard, |reply| Command::Seal {
-            shard,
-            epoch,
+    pub async fn seal(&self, wanted: Claim, grace: Option<Duration>) -> Option<SealedCopy> {
+        self.ask(wanted.shard, |reply| Command::Seal {
+            wanted,
+            grace,
             reply,
         })
         .await

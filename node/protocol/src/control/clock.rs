@@ -11,7 +11,7 @@ use crate::tables::command::RENEWALS_MAX;
 use crate::tables::{Command, NodeState};
 use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
-use understudy_proto::ids::{ClientId, NodeId};
+use understudy_proto::ids::{ClientId, ProcessId};
 
 #[derive(Debug, Default)]
 pub(super) struct Clock {
@@ -25,8 +25,8 @@ pub(super) struct Clock {
     /// Clients that were active since the last renewal.
     pub(super) active: BTreeSet<ClientId>,
     renewed: Option<Instant>,
-    /// Nodes that told this leader of all the activity that they knew of.
-    told_all: BTreeSet<NodeId>,
+    /// Processes that told this leader of all the activity that they knew of.
+    told_all: BTreeSet<ProcessId>,
     expired: Option<Instant>,
 }
 
@@ -35,11 +35,13 @@ const EXPIRE_EVERY: Duration = Duration::from_millis(60_000);
 
 impl Clock {
     /// What a node's heartbeat tells of its clients.
-    pub(super) fn told(&mut self, node: NodeId, active: &[ClientId]) {
+    /// `knows`: it knows that this leader leads, and tells also what it had told another one.
+    pub(super) fn told(&mut self, process: ProcessId, active: &[ClientId], knows: bool) {
         self.active.extend(active);
-        if active.len() < CLIENTS_PER_HEARTBEAT_MAX {
-            self.told_all.insert(node);
-        }
+        match knows && active.len() < CLIENTS_PER_HEARTBEAT_MAX {
+            true => self.told_all.insert(process),
+            false => self.told_all.remove(&process),
+        };
     }
 }
 
@@ -115,7 +117,7 @@ impl Leader {
             .is_some_and(|at| turn.now.since(at) < EXPIRE_EVERY);
         let untold = |n: &crate::tables::NodeEntry| {
             !matches!(n.state, NodeState::Down | NodeState::Removed)
-                && !self.clock.told_all.contains(&n.id)
+                && !self.clock.told_all.contains(&n.process())
         };
         if waits || turn.tables.nodes().any(untold) {
             return;

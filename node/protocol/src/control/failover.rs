@@ -4,7 +4,7 @@
 //! this leader decides, before anything is recorded, until the row's epoch has reached the failover's.
 
 use super::leader::{Leader, Turn};
-use super::message::{Claim, SealAnswer, SealOutcome};
+use super::message::{Claim, Seal, SealAnswer, SealOutcome};
 use crate::detector::Verdict;
 use crate::mutant::Mutant;
 use crate::tables::{EntryOp, NodeState, ShardEntry};
@@ -25,9 +25,12 @@ pub(super) struct Failover {
     /// When this leader last answered the primary before the latch; none of its later answers covers the shard.
     answered: Option<Instant>,
     seals: BTreeMap<CopyId, Pair>,
+    /// All that promised, complete or not: for each as what its promise ends a lease is looked up in the row.
+    promised: BTreeSet<CopyId>,
     /// Answered, and not sealed: asked again, but not waited for.
     unwilling: BTreeSet<CopyId>,
-    asked: BTreeMap<CopyId, Instant>,
+    /// When, and whether it was told then that the old primary's leases are over.
+    asked: BTreeMap<CopyId, (Instant, bool)>,
     first_sealed: Option<Instant>,
 }
 
@@ -37,10 +40,31 @@ impl Failover {
         assert!(epoch > self.epoch, "{epoch} is no raise of {}", self.epoch);
         self.epoch = epoch;
         self.seals.clear();
+        self.promised.clear();
         self.unwilling.clear();
         self.asked.clear();
         self.first_sealed = None;
     }
+}
+
+impl Failover {
+    /// Its process ended, or it promised itself.
+    fn primary_is_over(&self, turn: &Turn) -> bool {
+        let promised = self.promised.contains(&self.primary.copy());
+        promised || turn.tables.has_ended(self.primary)
+    }
+
+    /// A process of the old primary's copy from before it was primary.
+    fn is_earlier(&self, from: ProcessId) -> bool {
+        from.copy() == self.primary.copy() && from.incarnation < self.primary.incarnation
+    }
+}
+
+/// Who may be promoted, who bears witness, and the old primary.
+fn to_be_sealed(entry: &ShardEntry) -> BTreeSet<CopyId> {
+    let primary = entry.primary.map(ProcessId::copy);
+    let others = entry.witnesses.iter().copied().chain(primary);
+    entry.candidates().chain(others).collect()
 }
 
 impl Leader {
@@ -112,6 +136,7 @@ impl Leader {
             primary,
             answered: self.answered.get(&primary).copied(),
             seals: BTreeMap::new(),
+            promised: BTreeSet::new(),
             unwilling: BTreeSet::new(),
             asked: BTreeMap::new(),
             first_sealed: None,
@@ -180,18 +205,26 @@ impl Leader {
         let Some(failover) = self.failovers.get_mut(&shard) else {
             return;
         };
-        for copy in entry.candidates() {
+        let over = failover.primary_is_over(turn);
+        for copy in to_be_sealed(entry) {
             let Some(process) = turn.tables.process_of(copy) else {
                 continue;
             };
             let asked = failover.asked.get(&copy);
-            let again = asked.is_none_or(|at| turn.now.since(*at) >= turn.settings.ask_again);
-            if failover.seals.contains_key(&copy) || !again || turn.tables.has_ended(process) {
+            // Whoever waits out its grace has to wait no more once the old primary is known to be over.
+            let again = asked.is_none_or(|(at, told)| {
+                turn.now.since(*at) >= turn.settings.ask_again || (over && !told)
+            });
+            let done = match entry.candidates().any(|candidate| candidate == copy) {
+                true => failover.seals.contains_key(&copy),
+                false => failover.promised.contains(&copy),
+            };
+            if done || !again || turn.tables.has_ended(process) {
                 continue;
             }
-            failover.asked.insert(copy, turn.now);
+            failover.asked.insert(copy, (turn.now, over));
             let epoch = failover.epoch;
-            turn.seal(process, Claim { shard, epoch });
+            turn.seal(process, Seal { shard, epoch, over });
         }
     }
 
@@ -209,19 +242,39 @@ impl Leader {
             return;
         };
         let copy = from.copy();
-        if failover.epoch != seal.epoch || !entry.candidates().any(|c| c == copy) {
+        if failover.epoch != seal.epoch || !to_be_sealed(entry).contains(&copy) {
             return;
         }
+        let candidate = entry.candidates().any(|c| c == copy);
         match outcome {
-            SealOutcome::Sealed { last } => self.note_seal(turn, seal, from, last),
-            SealOutcome::PromisedHigher { epoch } => self.begin(turn, seal.shard, epoch, None),
-            SealOutcome::GraceNotOver | SealOutcome::NoCopy => {
-                if let Some(failover) = self.failovers.get_mut(&seal.shard) {
-                    failover.unwilling.insert(copy);
-                }
+            SealOutcome::Sealed { last } if candidate => self.note_seal(turn, seal, from, last),
+            SealOutcome::Sealed { .. } => self.note_promise(seal, from),
+            SealOutcome::SealedIncomplete => {
+                self.note_promise(seal, from);
+                self.note_unwilling(seal, copy);
             }
+            SealOutcome::PromisedHigher { epoch } => self.begin(turn, seal.shard, epoch, None),
+            // Waited for like one that is slow: those that stood by the same primary are free at about the same time.
+            SealOutcome::GraceNotOver => {}
+            SealOutcome::NoCopy => self.note_unwilling(seal, copy),
         }
         self.drive_failover(turn, seal.shard);
+    }
+
+    fn note_unwilling(&mut self, seal: Claim, copy: CopyId) {
+        if let Some(failover) = self.failovers.get_mut(&seal.shard) {
+            failover.unwilling.insert(copy);
+        }
+    }
+
+    /// `from` promised the failover's epoch: as primary it acts no more, as witness it answers no beacon.
+    fn note_promise(&mut self, seal: Claim, from: ProcessId) {
+        if let Some(failover) = self.failovers.get_mut(&seal.shard)
+            && failover.epoch == seal.epoch
+            && !failover.is_earlier(from)
+        {
+            failover.promised.insert(from.copy());
+        }
     }
 
     /// `from` promised the failover's epoch and will not go on from that last record by itself.
@@ -229,11 +282,11 @@ impl Leader {
         let Some(failover) = self.failovers.get_mut(&seal.shard) else {
             return;
         };
-        let primary = failover.primary;
-        let earlier = from.copy() == primary.copy() && from.incarnation < primary.incarnation;
+        let earlier = failover.is_earlier(from);
         if failover.epoch != seal.epoch || earlier || last.epoch > failover.old_epoch {
             return;
         }
+        failover.promised.insert(from.copy());
         failover.first_sealed.get_or_insert(turn.now);
         failover.unwilling.remove(&from.copy());
         failover.seals.insert(from.copy(), last);
@@ -244,7 +297,7 @@ impl Leader {
         let Some(first) = failover.first_sealed else {
             return false;
         };
-        if self.is_pending(turn, shard, entry) || !self.leases_are_over(turn, failover) {
+        if self.is_pending(turn, shard, entry) || !self.leases_are_over(turn, failover, entry) {
             return false;
         }
         let slow = |c: &CopyId| {
@@ -262,11 +315,15 @@ impl Leader {
         turn.now.since(first) >= wait || !entry.candidates().any(|c| slow(&c))
     }
 
-    /// Whether the old primary can hold no lease any more. While witness sets are empty there is only the manager's.
-    fn leases_are_over(&self, turn: &Turn, failover: &Failover) -> bool {
-        let primary = failover.primary;
-        if failover.seals.contains_key(&primary.copy()) || turn.tables.has_ended(primary) {
+    /// Whether the old primary can hold no lease any more, neither from the managers nor from its witnesses.
+    fn leases_are_over(&self, turn: &Turn, failover: &Failover, entry: &ShardEntry) -> bool {
+        if failover.primary_is_over(turn) {
             return true;
+        }
+        // It needs the answers of all; with none in the set it has no such lease.
+        let witnesses = &entry.witnesses;
+        if !witnesses.is_empty() && witnesses.is_disjoint(&failover.promised) {
+            return false;
         }
         let longest = turn.tables.settings().lease_longest;
         let predecessors = self.elected_at + self.election_timeout(turn) + longest;

@@ -51,7 +51,8 @@ impl Leader {
     fn take(&mut self, turn: &mut Turn, request: HeartbeatRequest) -> Taken {
         let process = request.process;
         let full = self.note_heard(turn, &request);
-        self.clock.told(request.process.node, &request.active);
+        let knows = request.term == self.term();
+        self.clock.told(request.process, &request.active, knows);
         for report in &request.reports {
             self.on_report(turn, process, *report);
         }
@@ -190,6 +191,36 @@ impl Leader {
                 && entry.in_sync.contains(&copy) =>
             {
                 self.change(turn, shard, entry, EntryOp::DropInSync { epoch, copy });
+            }
+            Ask::AddWitness {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.is_secondary(copy)
+                && !entry.witnesses.contains(&copy)
+                && !self.failovers.contains_key(&shard) =>
+            {
+                self.change(turn, shard, entry, EntryOp::AddWitness { epoch, copy });
+            }
+            // At that revision the primary knows whether it is the last one, and gave the lease up.
+            Ask::DropWitness {
+                epoch,
+                revision,
+                copy,
+                ..
+            } if epoch == entry.epoch
+                && revision == entry.revision
+                && entry.witnesses.contains(&copy)
+                && !self.failovers.contains_key(&shard) =>
+            {
+                let op = match entry.is_bound(copy) {
+                    true => EntryOp::DropLastWitness { epoch, copy },
+                    false => EntryOp::DropWitness { copy },
+                };
+                self.change(turn, shard, entry, op);
             }
             _ => {}
         }

@@ -8,7 +8,8 @@ use super::controller::{Action, ControlSettings, Input};
 use super::failover::Failover;
 use super::hand_over::HandingOver;
 use super::message::{
-    Claim, Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, SealRequest,
+    Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, Seal,
+    SealRequest,
 };
 use super::plan::Planned;
 use super::view::View;
@@ -27,7 +28,7 @@ pub(super) struct Turn<'a> {
     pub(super) settings: &'a ControlSettings,
     pub(super) out: &'a mut Vec<Action>,
     changes: Vec<EntryChange>,
-    seals: BTreeMap<ProcessId, Vec<Claim>>,
+    seals: BTreeMap<ProcessId, Vec<Seal>>,
     hand_overs: BTreeMap<ProcessId, Vec<HandOver>>,
 }
 
@@ -53,7 +54,7 @@ impl<'a> Turn<'a> {
         self.out.push(Action::Propose(command));
     }
 
-    pub(super) fn seal(&mut self, to: ProcessId, seal: Claim) {
+    pub(super) fn seal(&mut self, to: ProcessId, seal: Seal) {
         self.seals.entry(to).or_default().push(seal);
     }
 
@@ -69,8 +70,12 @@ impl<'a> Turn<'a> {
         }
         for (to, seals) in self.seals {
             for chunk in seals.chunks(SHARDS_PER_REQUEST_MAX) {
-                let seals = chunk.to_vec();
-                self.out.push(Action::Seal(SealRequest { to, term, seals }));
+                self.out.push(Action::Seal(SealRequest {
+                    to,
+                    term,
+                    seals: chunk.to_vec(),
+                    longest: self.tables.settings().lease_ever,
+                }));
             }
         }
         for (to, hand_overs) in self.hand_overs {

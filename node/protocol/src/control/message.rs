@@ -127,6 +127,21 @@ pub enum Ask {
         revision: Revision,
         copy: CopyId,
     },
+    /// That secondary answers beacons, and the primary demands its answers: a witness, if the row still has that revision.
+    AddWitness {
+        shard: ShardId,
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
+    /// That witness answers nothing, or is no secondary; the lease from the last one was given up. If the row still has that
+    /// revision.
+    DropWitness {
+        shard: ShardId,
+        epoch: Epoch,
+        revision: Revision,
+        copy: CopyId,
+    },
 }
 
 impl Ask {
@@ -136,7 +151,9 @@ impl Ask {
             | Ask::Complete { shard, .. }
             | Ask::MarkJoining { shard, .. }
             | Ask::AddInSync { shard, .. }
-            | Ask::DropInSync { shard, .. } => *shard,
+            | Ask::DropInSync { shard, .. }
+            | Ask::AddWitness { shard, .. }
+            | Ask::DropWitness { shard, .. } => *shard,
         }
     }
 }
@@ -233,8 +250,33 @@ pub enum HeartbeatRefusal {
 pub struct SealRequest {
     pub to: ProcessId,
     pub term: u64,
-    /// The shard and the epoch to promise.
-    pub seals: Vec<Claim>,
+    pub seals: Vec<Seal>,
+    /// The longest lease that was ever set: for copies whose process started lately.
+    pub longest: Duration,
+}
+
+/// Asks for one promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seal {
+    pub shard: ShardId,
+    /// To promise.
+    pub epoch: Epoch,
+    /// The old primary's leases are certainly over, because its process ended or it promised: no grace is waited out.
+    pub over: bool,
+}
+
+impl Seal {
+    pub fn claim(&self) -> Claim {
+        Claim {
+            shard: self.shard,
+            epoch: self.epoch,
+        }
+    }
+
+    /// As in [`crate::effect::Input::Seal`].
+    pub fn grace(&self, longest: Duration) -> Option<Duration> {
+        (!self.over).then_some(longest)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,12 +290,14 @@ pub struct SealAnswer {
 pub enum SealOutcome {
     /// The promise is durable, and this is the last record of the copy, durable too.
     Sealed { last: Pair },
-    /// It answered a beacon a short while ago (not while witness sets are empty).
+    /// It answered a beacon a short while ago, or its process started a short while ago, and it promised nothing.
     GraceNotOver,
     /// It promised a higher epoch before.
     PromisedHigher { epoch: Epoch },
-    /// It has no full copy of the shard.
+    /// It has no copy of the shard.
     NoCopy,
+    /// The promise is durable; the copy is not complete and not to be promoted.
+    SealedIncomplete,
 }
 
 impl SealOutcome {
@@ -266,9 +310,9 @@ impl SealOutcome {
                 ..
             }) => SealOutcome::Sealed { last: position },
             Some(SealedCopy::Higher { epoch }) => SealOutcome::PromisedHigher { epoch },
-            Some(SealedCopy::Promised { .. } | SealedCopy::NotHandedOver) | None => {
-                SealOutcome::NoCopy
-            }
+            Some(SealedCopy::Promised { .. }) => SealOutcome::SealedIncomplete,
+            Some(SealedCopy::GraceNotOver) => SealOutcome::GraceNotOver,
+            Some(SealedCopy::NotHandedOver) | None => SealOutcome::NoCopy,
         }
     }
 }
@@ -310,7 +354,9 @@ impl HandOverOutcome {
     pub fn of(sealed: SealedCopy) -> HandOverOutcome {
         match sealed {
             SealedCopy::Promised { position, .. } => HandOverOutcome::Promised { last: position },
-            SealedCopy::Higher { .. } | SealedCopy::NotHandedOver => HandOverOutcome::Failed,
+            SealedCopy::Higher { .. } | SealedCopy::NotHandedOver | SealedCopy::GraceNotOver => {
+                HandOverOutcome::Failed
+            }
         }
     }
 }

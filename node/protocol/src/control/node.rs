@@ -83,8 +83,18 @@ pub struct NodeControl {
     unacknowledged: BTreeSet<ShardId>,
     asks: BTreeSet<Ask>,
     active: BTreeSet<ClientId>,
+    /// What a leader took lately and may not have written: the next one is told again. By age, the newer first.
+    told: [BTreeSet<ClientId>; 2],
+    told_since: Instant,
     retired: bool,
+    /// What a leader last said that it grants; beacons ask for as much.
+    lease: Option<Duration>,
+    /// Up to here the node counts as one that makes progress.
+    progress_until: Instant,
 }
+
+/// Longer than a leader waits before it writes who was active.
+const TOLD_FOR: Duration = Duration::from_millis(10_000);
 
 impl NodeControl {
     /// `managers` must not be empty; `interval` holds until a leader says another.
@@ -112,7 +122,11 @@ impl NodeControl {
             unacknowledged: BTreeSet::new(),
             asks: BTreeSet::new(),
             active: BTreeSet::new(),
+            told: Default::default(),
+            told_since: Instant::ZERO,
             retired: false,
+            lease: None,
+            progress_until: Instant::ZERO,
         }
     }
 
@@ -146,6 +160,21 @@ impl NodeControl {
     /// The process ends: it acts as primary no more, whatever the tables say, and sends no heartbeat.
     pub fn retire(&mut self) {
         self.retired = true;
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Disk and shard threads moved; up to that time beacons are sent and answered because of it.
+    pub fn progresses_until(&mut self, until: Instant) {
+        self.progress_until = until;
+    }
+
+    /// The lease that a beacon asks its witness for; `None`: none is sent or answered now.
+    pub fn beacon(&self, now: Instant) -> Option<Duration> {
+        self.lease
+            .filter(|_| now <= self.progress_until && !self.retired)
     }
 
     pub fn leases(&self) -> &LeaseHolder {
@@ -376,8 +405,10 @@ impl NodeControl {
         }
         self.silent_since = None;
         self.interval = taken.heartbeat_interval;
+        self.lease = Some(taken.lease);
         self.leases
             .grant(sequence, sent.at, taken.lease, &taken.grants, now);
+        self.note_told(now, sent.active, taken.term != self.term);
         self.urgent |= taken.claim_list_wanted && !self.list_wanted;
         self.list_wanted = taken.claim_list_wanted;
         self.acknowledge(&sent.reports, taken.term, taken.full_report_wanted);
@@ -386,6 +417,20 @@ impl NodeControl {
             tables_revision: Some(taken.tables_revision),
             ..Answered::default()
         }
+    }
+
+    fn note_told(&mut self, now: Instant, active: Vec<ClientId>, another: bool) {
+        if another {
+            self.active
+                .extend(std::mem::take(&mut self.told).into_iter().flatten());
+        }
+        if now.since(self.told_since) >= TOLD_FOR {
+            self.told_since = now;
+            self.told.swap(0, 1);
+            self.told[0].clear();
+        }
+        let room = ACTIVE_MAX.saturating_sub(self.told[0].len());
+        self.told[0].extend(active.into_iter().take(room));
     }
 
     /// A leader that knows not all copies is told of all of them, but for those that it was just told of.

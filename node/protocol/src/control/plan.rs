@@ -118,8 +118,23 @@ impl Leader {
         self.take_in_stray(turn, shard, entry)
             .or_else(|| self.close_cut(shard, entry))
             .or_else(|| self.finish_leaving(turn, shard, entry))
+            .or_else(|| self.drop_lost_witness(turn, entry))
             .or_else(|| self.fill(turn, shard, entry))
             .or_else(|| self.shed(turn, entry))
+            .map(|op| release_witness(entry, op))
+    }
+
+    /// A witness whose node is down keeps the primary from that lease. While none is here all stay: whichever comes back
+    /// first can then say that the lease is over.
+    fn drop_lost_witness(&self, turn: &Turn, entry: &ShardEntry) -> Option<EntryOp> {
+        let lost = |copy: &&CopyId| {
+            let standing = self.standing(turn, entry, **copy);
+            matches!(standing, Standing::Away | Standing::Gone)
+        };
+        let others = !entry.witnesses.iter().all(|copy| lost(&copy));
+        let may = others || Mutant::RemoveLastWitness.on();
+        let copy = *entry.witnesses.iter().find(lost).filter(|_| may)?;
+        Some(EntryOp::DropWitness { copy })
     }
 
     /// The reports about that shard by copies that its row does not name.
@@ -192,8 +207,10 @@ impl Leader {
     fn finish_leaving(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
         let done = |copy: &&CopyId| {
             let report = self.report(shard, **copy);
-            report.is_some_and(|r| has_given_all(r, entry, **copy))
-                || self.standing(turn, entry, **copy) == Standing::Gone
+            let given = report.is_some_and(|r| has_given_all(r, entry, **copy));
+            // The last witness goes at the primary's request; it makes one for whoever is no secondary.
+            (given || self.standing(turn, entry, **copy) == Standing::Gone)
+                && !entry.is_bound(**copy)
         };
         let copy = *entry.leaving.iter().find(done)?;
         Some(EntryOp::Remove { copy })
@@ -221,7 +238,8 @@ impl Leader {
         let wanted = turn.tables.namespace(entry.namespace)?.settings.copies as usize;
         let standing = |c: CopyId| self.standing(turn, entry, c);
         let joins = || entry.joining.difference(&entry.leaving).copied();
-        if let Some(copy) = joins().find(|c| standing(*c) == Standing::Gone) {
+        let free = |c: &CopyId| standing(*c) == Standing::Gone && !entry.is_bound(*c);
+        if let Some(copy) = joins().find(free) {
             return Some(EntryOp::Remove { copy });
         }
         let here = entry
@@ -274,6 +292,18 @@ impl Leader {
         let count = self.view.primaries_at(node) + self.planned.primaries_at(node);
         let capacity = tables.node(node).map_or(1, |n| n.capacity.max(1)) as usize;
         count.saturating_sub(but) * 1_024 / capacity
+    }
+}
+
+/// A witness leaves the set before it leaves the row; the last one first stops being a secondary, whereupon the primary asks
+/// to let it go.
+fn release_witness(entry: &ShardEntry, op: EntryOp) -> EntryOp {
+    match op {
+        EntryOp::Remove { copy } if entry.is_bound(copy) => EntryOp::MarkLeaving { copy },
+        EntryOp::Remove { copy } if entry.witnesses.contains(&copy) => {
+            EntryOp::DropWitness { copy }
+        }
+        op => op,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Standing {
     pub leaving: Vec<CopyId>,
     /// The members of an in_sync shard's set.
     pub in_sync: Option<usize>,
+    /// Copies in the witness set.
+    pub witnesses: usize,
 }
 
 /// What is missing, one sentence; `None`: the shard converged.
@@ -46,6 +48,10 @@ pub fn unconverged(standing: &Standing) -> Option<String> {
     }
     if let Some(members) = standing.in_sync.filter(|members| *members < full) {
         return say(format!("{members} of {full} copies are in sync"));
+    }
+    let (witnesses, others) = (standing.witnesses, standing.secondaries.len());
+    if witnesses != others {
+        return say(format!("{witnesses} of {others} secondaries are witnesses"));
     }
     for (copy, report) in standing.secondaries.iter().chain(&standing.joining) {
         let Some(report) = report else {

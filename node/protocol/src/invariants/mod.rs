@@ -74,6 +74,7 @@ pub struct Row {
     /// Of an in_sync shard.
     pub in_sync: Option<InSyncSet>,
     pub eligible: BTreeSet<CopyId>,
+    pub witnesses: BTreeSet<CopyId>,
 }
 
 /// All checks and what they remember.
@@ -161,7 +162,23 @@ impl Invariants {
 
     /// The processes that hold a lease for the shard at this moment.
     pub fn on_holders(&self, shard: ShardId, holders: &[Holder]) -> Checked {
-        i2_leases::one_holder(shard, holders)
+        i2_leases::one_holder(shard, holders)?;
+        let row = self.rows.get(&shard);
+        let named = row.and_then(|row| Some((row.primary?, row.epoch)));
+        i2_leases::holder_is_named(shard, holders, named)
+    }
+
+    /// The process holds the lease from its witnesses at this moment, by the answers of these.
+    pub fn on_witnessed(
+        &self,
+        shard: ShardId,
+        process: ProcessId,
+        demanded: &BTreeSet<CopyId>,
+    ) -> Checked {
+        match self.rows.get(&shard) {
+            Some(row) => i2_leases::needs_every_witness(shard, process, &row.witnesses, demanded),
+            None => Ok(()),
+        }
     }
 
     /// The process answered, as primary, something about the shard; `holds` is its lease at that moment.

@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::{CopyId, Pair, Revision};
 
 /// A member that acknowledged nothing for so many intervals is asked to be dropped: ten pulses went unanswered.
-const SILENT_INTERVALS: u64 = 10;
+pub(super) const SILENT_INTERVALS: u64 = 10;
 /// Who acknowledged nothing for so many would only be dropped again.
-const RECENT_INTERVALS: u64 = 3;
+pub(super) const RECENT_INTERVALS: u64 = 3;
 
 /// What a primary knows of its in-sync set beyond the row.
 #[derive(Debug, Default)]
@@ -30,6 +30,18 @@ pub(super) struct Members {
 impl Members {
     pub fn heard(&mut self, copy: CopyId, now: Instant) {
         self.heard.insert(copy, now);
+    }
+
+    /// Whether the copy acknowledged nothing for so long, since it was first counted on.
+    pub fn is_silent(&mut self, copy: CopyId, now: Instant, after: Duration) -> bool {
+        now.since(*self.heard.entry(copy).or_insert(now)) >= after
+    }
+
+    /// Whether the copy acknowledged something lately.
+    pub fn heard_within(&self, copy: CopyId, now: Instant, time: Duration) -> bool {
+        self.heard
+            .get(&copy)
+            .is_some_and(|at| now.since(*at) <= time)
     }
 
     /// A newer row answers what was asked at an older revision: the copy is a member now, or never becomes one upon that.
@@ -150,8 +162,7 @@ impl Replica {
         let epoch = primary.epoch;
         let silent_after = Duration(interval.0 * SILENT_INTERVALS);
         for copy in set.members.iter().copied().filter(|copy| *copy != me) {
-            let since = *primary.members.heard.entry(copy).or_insert(now);
-            if now.since(since) >= silent_after {
+            if primary.members.is_silent(copy, now, silent_after) {
                 out.push(Effect::Ask(Ask::DropInSync {
                     epoch,
                     revision,
@@ -164,9 +175,8 @@ impl Replica {
             let recent = Duration(interval.0 * RECENT_INTERVALS);
             let ready = |copy: &&CopyId| {
                 let acknowledged = primary.streams.acknowledged(**copy);
-                let heard = primary.members.heard.get(*copy);
                 !set.members.contains(*copy)
-                    && heard.is_some_and(|at| now.since(*at) <= recent)
+                    && primary.members.heard_within(**copy, now, recent)
                     && (acknowledged.is_some_and(|at| at > Pair::ZERO && at >= applied)
                         || Mutant::AskBeforeDemand.on())
             };

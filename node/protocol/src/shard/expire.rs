@@ -19,8 +19,13 @@ use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClientId, Pair, RequestId, Revision, Sequence};
 
-/// Bytes of entries that are read at once, once an interval; the record that comes of them is not much larger.
-const LOOK_BYTES: usize = 256 * 1024;
+/// Bytes of entries that are read in an interval; the record that comes of them is not much larger.
+const LOOK_BYTES: usize = 512 * 1024;
+/// Of the first page of a client, most of whom have few, and of the others; what is read of the next client is for nothing.
+const FIRST_PAGE_BYTES: usize = 4 * 1024;
+const PAGE_BYTES: usize = 64 * 1024;
+/// What a look costs at least.
+const LOOK_COSTS: usize = 1024;
 /// A client is looked at when it marked, or wrote, this part of what is kept of it, but not for less than one entry and at
 /// the latest for so many.
 const DUE_PART: u32 = 16;
@@ -37,46 +42,49 @@ const FLOORS_MAX: usize = 65_536;
 /// What a primary knows of its clients beyond the store.
 #[derive(Debug)]
 pub(super) struct Expiry {
-    /// What each client wrote and marked since it was last looked at.
     touched: BTreeMap<ClientId, Touched>,
+    /// Each at most once.
     due: VecDeque<ClientId>,
     look: Option<Look>,
     /// Where the walk over all clients is; `None`: it rests until then.
     walk: Option<Option<ClientId>>,
     next_walk: Instant,
+    /// The walk and those that are due take turns.
+    walked_last: bool,
     /// (a record, when it was the newest), the oldest first: what lies at or before it is older.
     ages: VecDeque<(Pair, Instant)>,
-    /// The batch with the newest expiry record.
-    batch: u64,
+    /// The newest expiry record. The next one waits until it is visible: what is forgotten and not committed has to be
+    /// put back for a copy that is made meanwhile.
+    newest: Pair,
     floors: BTreeMap<ClientId, Sequence>,
     shard: Option<ShardState>,
     keep: Keep,
     next: Instant,
 }
 
+/// What a client wrote and marked since it was last looked at.
 #[derive(Clone, Copy, Default, Debug)]
 struct Touched {
     entries: u32,
     mark: Sequence,
-    /// The mark as it was when the client was last looked at.
+    /// The mark as it was then.
     looked_at: Sequence,
+    /// The entries that it left; `None`: they were not counted yet.
+    left: Option<u64>,
+    due: bool,
 }
 
-/// One client's entries, counted from the lowest number on.
+/// One client's entries, from the lowest number on. What goes is always a first part of them.
 #[derive(Debug)]
 struct Look {
     client: ClientId,
     mark: Sequence,
     ended: bool,
     after: Sequence,
-    /// The numbers that were counted last, as many as are kept.
-    kept: VecDeque<Sequence>,
-    /// Up to here everything goes.
-    floor: Sequence,
-    /// Every entry so far goes; one that is young ends that.
-    all_old: bool,
-    /// An entry was met that may not go, and with it nothing behind it.
-    stopped: bool,
+    /// Entries so far; all, when they are being taken.
+    count: u64,
+    /// `None`: they are being counted. Else how many went already.
+    taken: Option<u64>,
 }
 
 impl Expiry {
@@ -87,8 +95,9 @@ impl Expiry {
             look: None,
             walk: Some(None),
             next_walk: now,
+            walked_last: false,
             ages: VecDeque::from([(position, now)]),
-            batch: 0,
+            newest: Pair::ZERO,
             floors: BTreeMap::new(),
             shard: None,
             keep,
@@ -105,19 +114,30 @@ impl Expiry {
         touched.mark = touched.mark.max(mark);
         let marked = touched.mark.0 - touched.looked_at.0;
         let many = touched.entries >= enough.max(kept / OVER_PART);
-        if touched.entries >= enough && (marked >= u64::from(enough) || many) {
-            touched.entries = 0;
-            touched.looked_at = touched.mark;
+        if !touched.due && touched.entries >= enough && (marked >= u64::from(enough) || many) {
+            touched.due = true;
             self.due.push_back(client);
         }
         if self.touched.len() > TOUCHED_MAX {
             self.touched.clear();
+            self.due.clear();
             self.walk.get_or_insert(None);
         }
     }
 
-    fn note_age(&mut self, newest: Pair, now: Instant, keep: &Keep) {
-        let step = Duration(keep.age.0 / WALKS_PER_AGE);
+    /// The first that is still due: the walk may have come by meanwhile.
+    fn next_due(&mut self) -> Option<ClientId> {
+        while let Some(client) = self.due.pop_front() {
+            if self.touched.get(&client).is_some_and(|touched| touched.due) {
+                return Some(client);
+            }
+        }
+        None
+    }
+
+    fn note_age(&mut self, newest: Pair, now: Instant) {
+        let age = self.keep.age;
+        let step = Duration(age.0 / WALKS_PER_AGE);
         let (last, at) = *self.ages.back().expect("there is always one");
         if newest > last && now.since(at) >= step {
             self.ages.push_back((newest, now));
@@ -126,19 +146,19 @@ impl Expiry {
         while self
             .ages
             .get(1)
-            .is_some_and(|(_, at)| now.since(*at) >= keep.age)
+            .is_some_and(|(_, at)| now.since(*at) >= age)
         {
             self.ages.pop_front();
         }
     }
 
     /// What lies at or before it is old.
-    fn old(&self, now: Instant, keep: &Keep) -> Pair {
-        let first = self
-            .ages
+    fn old(&self, now: Instant) -> Pair {
+        let old = |(_, at): &&(Pair, Instant)| now.since(*at) >= self.keep.age;
+        self.ages
             .front()
-            .filter(|(_, at)| now.since(*at) >= keep.age);
-        first.map_or(Pair::ZERO, |(pair, _)| *pair)
+            .filter(old)
+            .map_or(Pair::ZERO, |(pair, _)| *pair)
     }
 
     fn remember_floor(&mut self, client: ClientId, floor: Sequence) {
@@ -147,31 +167,38 @@ impl Expiry {
         }
         self.floors.insert(client, floor);
     }
+
+    /// Begins with a client. One that was counted before needs no counting again.
+    fn look_at(&mut self, client: ClientId, ended: bool) -> Look {
+        let touched = self.touched.get(&client).copied().unwrap_or_default();
+        let known = touched.left.filter(|_| touched.due && !ended);
+        let count = known.map_or(0, |left| left + u64::from(touched.entries));
+        if let Some(known) = self.touched.get_mut(&client) {
+            (known.due, known.entries, known.looked_at) = (false, 0, known.mark);
+        }
+        Look {
+            client,
+            mark: touched.mark,
+            ended,
+            after: Sequence(0),
+            count,
+            taken: known.map(|_| 0),
+        }
+    }
 }
 
 impl Look {
-    /// Counts an entry, the next in the order of their numbers.
-    fn count(
-        &mut self,
+    /// Whether the next entry goes, now that all before it did.
+    fn takes(
+        &self,
+        taken: u64,
         sequence: Sequence,
         entry: &DedupEntry,
         keep: &Keep,
         old: Pair,
-        upto: Pair,
-    ) {
-        self.after = sequence;
-        self.stopped |= entry.pair > upto;
-        self.all_old &= entry.pair <= old;
-        if !self.stopped && (self.ended || self.all_old || sequence <= self.mark) {
-            self.floor = sequence;
-        }
-        self.kept.push_back(sequence);
-        if self.kept.len() > keep.entries as usize {
-            let lowest = self.kept.pop_front().expect("one was just pushed");
-            if !self.stopped {
-                self.floor = self.floor.max(lowest);
-            }
-        }
+    ) -> bool {
+        let over = self.count.saturating_sub(u64::from(keep.entries));
+        self.ended || sequence <= self.mark || taken < over || entry.pair <= old
     }
 }
 
@@ -263,13 +290,19 @@ impl Replica {
         let state = self
             .live
             .dedup(self.shard, context.stored, client_state_id(client))?;
-        let removed = match state {
-            Some((_, entry)) => ClientState::of(&entry).removed,
-            None if context.clients.session(client) == ClientSession::Open => Pair::ZERO,
-            None => {
-                let shard = self.shard_entry(context)?;
-                shard.map_or(Pair::ZERO, |entry| ShardState::of(&entry).removed)
-            }
+        let own = state.map_or(Pair::ZERO, |(_, entry)| ClientState::of(&entry).removed);
+        let shard = self
+            .shard_entry(context)?
+            .as_ref()
+            .map(ShardState::of)
+            .unwrap_or_default();
+        // Of a client that is known to be there still, not everything went.
+        let is_there = context.clients.session(client) == ClientSession::Open
+            && context.clients.revision() >= shard.sessions;
+        let removed = if is_there {
+            own
+        } else {
+            own.max(shard.removed)
         };
         Ok(parted < removed)
     }
@@ -280,10 +313,9 @@ impl Replica {
         context: &Context<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        let (persisted, visible, now) = (self.persisted, self.visible, context.now);
-        let interval = self.settings.interval;
+        let (visible, now, interval) = (self.visible, context.now, self.settings.interval);
         let primary = self.primary_mut();
-        let busy = primary.hands_over() || primary.expiry.batch > persisted;
+        let busy = primary.hands_over() || primary.expiry.newest > visible;
         if busy || now < primary.expiry.next || self.check_primary(context).is_err() {
             return Ok(());
         }
@@ -291,162 +323,158 @@ impl Replica {
         let expiry = &mut self.primary_mut().expiry;
         expiry.next = now + interval;
         expiry.keep = keep;
-        expiry.note_age(visible, now, &keep);
-        let mut gone = Vec::new();
+        expiry.note_age(visible, now);
+        let mut gone: Vec<ClientExpiry> = Vec::new();
         let mut budget = LOOK_BYTES;
         while budget > 0 {
-            let Some(look) = self.next_look(context, &keep, &mut budget)? else {
+            let Some(look) = self.next_look(context, &mut budget)? else {
                 break;
             };
-            if let Some(client) = self.look_on(context, look, &keep, &mut budget)? {
-                gone.push(client);
+            if gone.iter().any(|client| client.client == look.client) {
+                // Its state is on its way to the log: not twice in one record.
+                self.primary_mut().expiry.look = Some(look);
+                break;
             }
+            gone.extend(self.look_on(context, look, &mut budget)?);
         }
         if gone.is_empty() {
             return Ok(());
         }
-        gone.sort_by_key(|client: &ClientExpiry| client.client);
-        gone.dedup_by_key(|client| client.client);
+        gone.sort_by_key(|client| client.client);
         self.log_expiry(context, gone, out)
     }
 
-    /// The client that is being looked at, or the next one that is due.
+    /// The client that is being looked at, or the next one.
     fn next_look(
         &mut self,
         context: &Context<'_>,
-        keep: &Keep,
         budget: &mut usize,
     ) -> Result<Option<Look>, StoreError> {
-        let (shard, generation) = (self.shard, self.live.generation);
+        *budget = budget.saturating_sub(LOOK_COSTS);
         let expiry = &mut self.primary_mut().expiry;
         if let Some(look) = expiry.look.take() {
             return Ok(Some(look));
         }
-        if expiry.due.is_empty() {
-            if expiry.walk.is_none() && context.now >= expiry.next_walk {
-                expiry.walk = Some(None);
-            }
-            if let Some(after) = expiry.walk {
-                let after = after.map(|client| RequestId {
-                    client,
-                    sequence: Sequence(u64::MAX),
-                });
-                let page = context.stored.dedup_after(shard, generation, after, 1)?;
-                *budget = budget.saturating_sub(1024);
-                match page.items.first() {
-                    Some((id, _)) => {
-                        expiry.walk = Some(Some(id.client));
-                        expiry.due.push_back(id.client);
-                    }
-                    None => {
-                        expiry.walk = None;
-                        expiry.next_walk = context.now + Duration(keep.age.0 / WALKS_PER_AGE);
-                    }
-                }
-            }
+        if expiry.walk.is_none() && context.now >= expiry.next_walk {
+            expiry.walk = Some(None);
         }
-        let Some(client) = expiry.due.pop_front() else {
+        let walks = !expiry.walked_last || expiry.due.is_empty();
+        expiry.walked_last = walks;
+        let walked = match walks {
+            true => self.walk_on(context)?,
+            false => None,
+        };
+        let expiry = &mut self.primary_mut().expiry;
+        let Some(client) = walked.or_else(|| expiry.next_due()) else {
             return Ok(None);
         };
-        Ok(Some(Look {
-            client,
-            mark: expiry
-                .touched
-                .get(&client)
-                .map_or(Sequence(0), |touched| touched.mark),
-            ended: context.clients.session(client) == ClientSession::Ended,
-            after: Sequence(0),
-            kept: VecDeque::new(),
-            floor: Sequence(0),
-            all_old: true,
-            stopped: false,
-        }))
+        let ended = context.clients.session(client) == ClientSession::Ended;
+        let mut look = expiry.look_at(client, ended);
+        if walked.is_some() {
+            // The walk counts anew: orphans that came back were not counted, and it sees how old the first ones are.
+            (look.count, look.taken) = (0, None);
+        }
+        Ok(Some(look))
     }
 
-    /// Counts the client's entries as far as the budget goes; once all are counted, what goes of it.
+    /// The next client of the walk over all.
+    fn walk_on(&mut self, context: &Context<'_>) -> Result<Option<ClientId>, StoreError> {
+        let (shard, generation) = (self.shard, self.live.generation);
+        let expiry = &mut self.primary_mut().expiry;
+        let Some(after) = expiry.walk else {
+            return Ok(None);
+        };
+        // The shard's own state stands first.
+        let after = after.unwrap_or(shard_state_id().client);
+        let last = RequestId {
+            client: after,
+            sequence: Sequence(u64::MAX),
+        };
+        let page = context
+            .stored
+            .dedup_after(shard, generation, Some(last), 1)?;
+        let next = page.items.first().map(|(id, _)| id.client);
+        expiry.walk = next.map(Some);
+        if next.is_none() {
+            expiry.next_walk = context.now + Duration(expiry.keep.age.0 / WALKS_PER_AGE);
+        }
+        Ok(next)
+    }
+
+    /// Counts the client's entries, then takes those that go, as far as the budget reaches; the rest waits for the next time.
     fn look_on(
         &mut self,
         context: &Context<'_>,
         mut look: Look,
-        keep: &Keep,
         budget: &mut usize,
     ) -> Result<Option<ClientExpiry>, StoreError> {
-        if look.client == shard_state_id().client {
-            return Ok(None);
-        }
-        let (shard, generation) = (self.shard, self.live.generation);
-        let expiry = &mut self.primary_mut().expiry;
-        let old = expiry.old(context.now, keep);
-        let row = self.row();
-        let upto = row
-            .oldest_open_cut
-            .map_or(self.visible, |cut| cut.min(self.visible));
-        loop {
+        let mut removed: Vec<(Sequence, DedupEntry)> = Vec::new();
+        let cut = self.row().oldest_open_cut;
+        let upto = cut.map_or(self.visible, |cut| cut.min(self.visible));
+        let expiry = &self.primary_mut().expiry;
+        let (keep, old) = (expiry.keep, expiry.old(context.now));
+        let (mut bytes, mut whole) = (FIRST_PAGE_BYTES, true);
+        let finished = loop {
             let after = RequestId {
                 client: look.client,
                 sequence: look.after,
             };
+            let (shard, generation) = (self.shard, self.live.generation);
             let page = context
                 .stored
-                .dedup_after(shard, generation, Some(after), *budget)?;
+                .dedup_after(shard, generation, Some(after), bytes)?;
+            bytes = PAGE_BYTES;
             let mut more = !page.done;
-            for (id, entry) in &page.items {
+            for (id, entry) in page.items {
+                *budget = budget.saturating_sub(entry_bytes(&entry));
                 if id.client != look.client {
                     more = false;
                     break;
                 }
-                *budget = budget.saturating_sub(entry_bytes(entry));
-                look.count(id.sequence, entry, keep, old, upto);
+                if let Some(taken) = look.taken {
+                    // Something that is on its way takes its place, or it may not go: nor may what stands behind it.
+                    let held = entry.pair > upto || self.live.overlay.dedup(id).is_some();
+                    whole &= !held;
+                    if held || !look.takes(taken, id.sequence, &entry, &keep, old) {
+                        more = false;
+                        break;
+                    }
+                    look.taken = Some(taken + 1);
+                    removed.push((id.sequence, entry));
+                } else {
+                    look.count += 1;
+                }
+                look.after = id.sequence;
             }
-            if !more {
-                break;
+            match (more, look.taken) {
+                (true, _) if *budget == 0 => break false,
+                (true, _) => {}
+                (false, None) => {
+                    (look.after, look.taken) = (Sequence(0), Some(0));
+                    bytes = FIRST_PAGE_BYTES;
+                    if *budget == 0 {
+                        break false;
+                    }
+                }
+                (false, Some(_)) => break true,
             }
-            if *budget == 0 {
-                self.primary_mut().expiry.look = Some(look);
-                return Ok(None);
+        };
+        let taken = look.taken.unwrap_or(0);
+        let all = finished && look.ended && whole;
+        let client = look.client;
+        let expiry = &mut self.primary_mut().expiry;
+        if finished {
+            if let Some(touched) = expiry.touched.get_mut(&client) {
+                touched.left = Some(look.count - taken.min(look.count));
             }
+        } else {
+            expiry.look = Some(look);
         }
-        self.take_upto(context, &look, upto, budget)
-    }
-
-    /// The client's entries up to its new floor, as many as one record takes; the rest is due again.
-    fn take_upto(
-        &mut self,
-        context: &Context<'_>,
-        look: &Look,
-        upto: Pair,
-        budget: &mut usize,
-    ) -> Result<Option<ClientExpiry>, StoreError> {
-        let (shard, generation, client) = (self.shard, self.live.generation, look.client);
-        let from = client_state_id(client);
+        let state = client_state_id(client);
         let before = self
             .live
-            .dedup(shard, context.stored, from)?
+            .dedup(self.shard, context.stored, state)?
             .map(|(_, entry)| entry);
-        let mut removed: Vec<(Sequence, DedupEntry)> = Vec::new();
-        let mut all = look.ended && !look.stopped;
-        if look.floor > Sequence(0) {
-            let room = (*budget).max(1);
-            let page = context
-                .stored
-                .dedup_after(shard, generation, Some(from), room)?;
-            let own = page
-                .items
-                .into_iter()
-                .take_while(|(id, _)| id.client == client);
-            let goes = |(id, entry): &(RequestId, DedupEntry)| {
-                id.sequence <= look.floor && entry.pair <= upto
-            };
-            for (id, entry) in own.take_while(goes) {
-                *budget = budget.saturating_sub(entry_bytes(&entry));
-                removed.push((id.sequence, entry));
-            }
-            let reached = removed.last().map(|(last, _)| *last);
-            if reached != Some(look.floor) {
-                all = false;
-                self.primary_mut().expiry.due.push_back(client);
-            }
-        }
         if removed.is_empty() && !(all && before.is_some()) {
             return Ok(None);
         }
@@ -484,9 +512,8 @@ impl Replica {
             before: self.shard_entry(context)?,
             clients,
         };
-        self.log_own(context, Body::Expiry(Box::new(body)), Vec::new(), out)?;
-        let emitted = self.emitted;
-        self.primary_mut().expiry.batch = emitted;
+        let pair = self.log_own(context, Body::Expiry(Box::new(body)), Vec::new(), out)?;
+        self.primary_mut().expiry.newest = pair;
         if self.live.applied.is_some() {
             self.feed(context, out)?;
         }

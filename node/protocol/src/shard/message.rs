@@ -9,7 +9,7 @@ use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
 use crate::store::{CopyProgress, Orphan};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use understudy_proto::{CopyId, Epoch, Pair, RequestId};
 
@@ -42,6 +42,8 @@ pub struct Subscribe {
     pub credit: u64,
     /// The copy is being rebuilt and wants what follows here.
     pub copying: Option<CopyProgress>,
+    /// The copy's log (the staged one while it is rebuilt) begins after this.
+    pub base: Pair,
 }
 
 /// From a primary: how the copy's log relates to the primary's, and what comes next.
@@ -83,6 +85,29 @@ pub struct Ack {
     pub position: Pair,
     /// When it was sent, by the copy's own clock: the primary gives it back.
     pub sent: Instant,
+    /// The newest beacon that it answers with this, if it answers one.
+    pub beacon: Option<BeaconAnswer>,
+}
+
+/// The stream of an acknowledgement that acknowledges nothing and only answers a beacon.
+pub const NO_STREAM: u64 = 0;
+
+/// What a primary asks its witnesses for with a pulse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Beacon {
+    /// When it was sent, by the primary's own clock: the answer gives it back.
+    pub sent: Instant,
+    /// The lease that it asks for, from when it was sent.
+    pub lease: Duration,
+    /// Whether the primary has a lease now, from whomever.
+    pub leased: bool,
+}
+
+/// A witness's answer: what the beacon said, so that the primary need not remember it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BeaconAnswer {
+    pub sent: Instant,
+    pub lease: Duration,
 }
 
 /// A piece of a full copy.
@@ -118,6 +143,8 @@ pub struct Pulse {
     pub commit: Pair,
     /// On which the primary feeds the copy; 0: on none.
     pub stream: u64,
+    /// Only from a node that makes progress.
+    pub beacon: Option<Beacon>,
 }
 
 /// The newest acknowledgement of a copy that the primary took before it stood where the pulse says.

@@ -9,6 +9,7 @@ use super::replica::{Replica, Role, storage_failure};
 use super::streams::Streams;
 use super::submit::Submission;
 use super::trim::Retention;
+use super::witness::Witnesses;
 use crate::change::ObjectChange;
 use crate::conflict::conflict_key;
 use crate::effect::{Answer, Caller, Context, Effect, HandOver, Level, SealedCopy};
@@ -62,6 +63,7 @@ pub(super) struct Primary {
     /// Bytes of orphans of other copies that were judged since the disk last had all of them, and the batch with the last.
     pub given_back: usize,
     pub given_back_batch: u64,
+    pub witnesses: Witnesses,
 }
 
 /// One answer that is ready but for its conditions.
@@ -730,6 +732,7 @@ impl Primary {
             own_batch: 0,
             given_back: 0,
             given_back_batch: 0,
+            witnesses: Witnesses::new(context.now),
         }
     }
 

@@ -231,7 +231,12 @@ impl Replica {
             if let Err(reason) = told {
                 return Ok(Err(reason));
             }
-            changes.push(onto(change, now.as_ref()));
+            let again = onto(change, now.as_ref());
+            // A record that another copy sent may be sound by its form and ask for what cannot be.
+            if again.is_write() && again.apply(now, self.next_pair(), body.id).is_err() {
+                return Ok(Err(ConflictReason::CannotBeTold));
+            }
+            changes.push(again);
         }
         Ok(Ok(changes))
     }
@@ -326,7 +331,7 @@ impl Replica {
                 let now = self.live.newest(self.shard, context.stored, &change.key)?;
                 let after = change
                     .apply(now, pair, id)
-                    .expect("the change was made for the object as it is");
+                    .expect("it was judged on the object as it is");
                 written.push((change.key.clone(), after));
             }
             body.changes = changes;

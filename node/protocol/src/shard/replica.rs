@@ -8,10 +8,11 @@ use super::primary::Primary;
 use super::reads::{Read, Reads};
 use super::secondary::Secondary;
 use super::side::Side;
+use super::witness::Witness;
 use crate::effect::{
     Ask, Assignment, Caller, ClientSession, Context, Effect, HandOver, Input, Report, SealedCopy,
 };
-use crate::expiry::{ClientState, client_state_id};
+use crate::expiry::{ClientState, ShardState, client_state_id, shard_state_id};
 use crate::mutant::Mutant;
 use crate::object::Object;
 use crate::store::{Batch, Contents, Generation, Meta, Saved, StoreChange, StoreError};
@@ -98,6 +99,15 @@ pub struct Replica {
     broken: Option<StoreError>,
     pub(super) reads: Reads,
     pub(super) age: Age,
+    pub(super) witness: Witness,
+}
+
+/// A seal that the managers ask for; as in [`Input::Seal`].
+struct Seal {
+    caller: Caller,
+    epoch: Epoch,
+    hand_over: Option<HandOver>,
+    grace: Option<Duration>,
 }
 
 /// Where the live log stands with a batch.
@@ -138,6 +148,7 @@ impl Replica {
             settings,
             reads: Reads::new(live.generation),
             age: Age::default(),
+            witness: Witness::new(now),
             durable: live.position,
             durable_checksum: live.checksum,
             visible: live.applied.unwrap_or(live.position),
@@ -189,7 +200,16 @@ impl Replica {
                 caller,
                 epoch,
                 hand_over,
-            } => self.on_seal(context, caller, epoch, hand_over, out),
+                grace,
+            } => {
+                let wanted = Seal {
+                    caller,
+                    epoch,
+                    hand_over,
+                    grace,
+                };
+                self.on_seal(context, wanted, out)
+            }
             Input::Delete { revision } => {
                 self.on_delete(revision, out);
                 Ok(())
@@ -345,7 +365,12 @@ impl Replica {
     ) -> Result<bool, StoreError> {
         let state = self.durable_dedup(context, client_state_id(id.client))?;
         let below = state.is_some_and(|entry| id.sequence <= ClientState::of(&entry).floor);
-        Ok(below || context.clients.session(id.client) == ClientSession::Ended)
+        // With an older table of sessions than the shard forgot by it cannot be told.
+        let shard = self.durable_dedup(context, shard_state_id())?;
+        let needed = shard.map_or(Revision::ZERO, |entry| ShardState::of(&entry).sessions);
+        let ended = context.clients.session(id.client) == ClientSession::Ended
+            || context.clients.revision() < needed;
+        Ok(below || ended)
     }
 
     /// Whether there is a copy at all: a row names it or waits for it, or it holds what the managers may let it delete. The
@@ -430,11 +455,15 @@ impl Replica {
     fn on_seal(
         &mut self,
         context: &Context<'_>,
-        caller: Caller,
-        epoch: Epoch,
-        hand_over: Option<HandOver>,
+        seal: Seal,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
+        let Seal {
+            caller,
+            epoch,
+            hand_over,
+            grace,
+        } = seal;
         if epoch < self.meta.promise {
             out.push(Effect::Sealed {
                 caller,
@@ -449,6 +478,11 @@ impl Replica {
             && self.begin_hand_over(caller, epoch, hand_over, out)
         {
             return self.advance_hand_over(context, out);
+        }
+        if !self.may_be_sealed(context.now, grace) {
+            let answer = SealedCopy::GraceNotOver;
+            out.push(Effect::Sealed { caller, answer });
+            return Ok(());
         }
         self.promise(caller, epoch, out);
         Ok(())
@@ -631,8 +665,8 @@ impl Replica {
         self.emitted + 1
     }
 
-    pub(super) fn leased(&self, context: &Context<'_>, epoch: Epoch) -> bool {
-        Mutant::SkipLeaseCheck.on() || context.lease.holds(self.shard, epoch, context.now)
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.is_some()
     }
 
     pub(super) fn row(&self) -> &Assignment {

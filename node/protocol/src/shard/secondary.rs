@@ -3,7 +3,9 @@
 //! Messages may be lost, repeated and reordered. A record that is not the next one is not taken; whoever misses something
 //! subscribes again with its position, and the primary's answer says how the two logs relate.
 
-use super::message::{Ack, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe};
+use super::message::{
+    Ack, BeaconAnswer, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe,
+};
 use super::replica::{Replica, Role};
 use super::side::Side;
 use super::submit::Submission;
@@ -87,7 +89,7 @@ impl Replica {
             _ => (&self.live, &self.meta.live, None),
         };
         let (position, checksum) = (side.position, side.checksum);
-        let epoch_starts = contents.epoch_starts.clone();
+        let (epoch_starts, base) = (contents.epoch_starts.clone(), contents.base);
         let copy = self.copy();
         self.streams += 1;
         let stream = self.streams;
@@ -104,6 +106,7 @@ impl Replica {
             epoch_starts,
             credit: STREAM_CREDIT_BYTES,
             copying,
+            base,
         });
         out.push(Effect::Send {
             to: secondary.primary,
@@ -118,6 +121,12 @@ impl Replica {
         message: Message,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
+        if let Message::Pulse(pulse) = &message
+            && pulse.epoch < self.meta.promise
+            && Mutant::AnswerBeaconAfterPromise.on()
+        {
+            self.answer_apart(context, from, pulse, out);
+        }
         if message.epoch() < self.meta.promise && !Mutant::SkipEpochCheck.on() {
             if !matches!(message, Message::Reject(_)) {
                 let reject = Reject {
@@ -160,6 +169,13 @@ impl Replica {
             }
             (Message::Pulse(pulse), Role::Secondary(s)) if s.epoch == pulse.epoch => {
                 self.on_pulse(context, pulse, out)
+            }
+            // Sealed for that epoch, and its row is not here yet.
+            (Message::Pulse(pulse), Role::Idle | Role::Secondary(_))
+                if pulse.epoch == self.meta.promise =>
+            {
+                self.answer_apart(context, from, &pulse, out);
+                Ok(())
             }
             // Stale, or for a role that this copy no longer (or not yet) has: whoever waits asks again.
             _ => Ok(()),
@@ -331,22 +347,30 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         self.on_echo(context, &pulse);
+        let beacon = pulse.beacon.as_ref();
+        let answer = beacon.and_then(|beacon| self.answer_beacon(context, pulse.epoch, beacon));
         let interval = self.settings.interval;
         let position = self.live.position;
         let idle = self.persisted == self.emitted;
+        let staged = self.staged.is_some();
         let secondary = self.secondary_mut();
-        if secondary.phase != Phase::Streaming {
-            return Ok(());
-        }
+        let (primary, streams) = (secondary.primary, secondary.phase == Phase::Streaming);
         // A primary forgets the stream of a copy that a row left out, though the copy may never hear of that row.
         let missing = (pulse.position > position && idle) || pulse.stream != secondary.stream;
-        if missing && context.now.since(secondary.progress) > interval {
+        let missing = missing && context.now.since(secondary.progress) > interval;
+        if !streams || missing || staged {
+            self.only_answer(context, primary, pulse.epoch, answer, out);
+        }
+        if !streams {
+            return Ok(());
+        }
+        if missing {
             self.subscribe(context, out);
             return Ok(());
         }
         self.on_commit(context, pulse.commit, out)?;
         // An acknowledgement may have been lost, and the primary counts on it.
-        self.acknowledge(context, out);
+        self.acknowledge_with(context, answer, out);
         self.trim_to(context, pulse.base, out)
     }
 
@@ -386,7 +410,28 @@ impl Replica {
         }
     }
 
+    fn answer_apart(
+        &mut self,
+        context: &Context<'_>,
+        from: NodeId,
+        pulse: &Pulse,
+        out: &mut Vec<Effect>,
+    ) {
+        let beacon = pulse.beacon.as_ref();
+        let answer = beacon.and_then(|beacon| self.answer_beacon(context, pulse.epoch, beacon));
+        self.only_answer(context, from, pulse.epoch, answer, out);
+    }
+
     fn acknowledge(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        self.acknowledge_with(context, None, out);
+    }
+
+    fn acknowledge_with(
+        &mut self,
+        context: &Context<'_>,
+        beacon: Option<BeaconAnswer>,
+        out: &mut Vec<Effect>,
+    ) {
         if self.staged.is_some() {
             return;
         }
@@ -398,6 +443,7 @@ impl Replica {
             copy,
             position,
             sent: context.now,
+            beacon,
         };
         out.push(Effect::Send {
             to: secondary.primary,

@@ -4,7 +4,10 @@
 //! again, and the primary begins again at the copy's position. Nothing here holds the writers up.
 
 use super::branch;
-use super::message::{Ack, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe};
+use super::commit::{RECENT_INTERVALS, SILENT_INTERVALS};
+use super::message::{
+    Ack, Beacon, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe,
+};
 use super::primary::size_of;
 use super::replica::{Replica, Role};
 use crate::effect::{Ask, Context, Effect};
@@ -44,6 +47,8 @@ struct Subscriber {
     copying: bool,
     /// When it sent its newest acknowledgement, by its own clock.
     heard: Option<Instant>,
+    /// Its log begins after this: what lies before it cannot undo.
+    base: Pair,
 }
 
 impl Streams {
@@ -284,6 +289,7 @@ impl Replica {
             under_way_bytes: 0,
             copying,
             heard: None,
+            base: subscribe.base,
         };
         self.primary_mut()
             .streams
@@ -307,6 +313,9 @@ impl Replica {
         };
         if ack.epoch != primary.epoch {
             return Ok(());
+        }
+        if let Some(answer) = ack.beacon {
+            primary.witnesses.answered(ack.copy, answer, context.now);
         }
         let Some(subscriber) = primary.streams.subscribers.get_mut(&ack.copy) else {
             return Ok(());
@@ -413,7 +422,13 @@ impl Replica {
         }
         primary.streams.next_pulse = context.now + interval;
         let (epoch, serving) = (primary.epoch, primary.serving);
-        let leased = serving && (self.leased(context, epoch) || Mutant::BoundedWithoutLease.on());
+        let holds = self.leased(context, epoch);
+        let leased = serving && (holds || Mutant::BoundedWithoutLease.on());
+        let beacon = context.lease.beacon(context.now).map(|lease| Beacon {
+            sent: context.now,
+            lease,
+            leased: holds,
+        });
         if leased {
             self.age.serves(context.now);
         }
@@ -433,20 +448,56 @@ impl Replica {
                     echo: primary.streams.echo(*copy).filter(|_| leased),
                     commit,
                     stream: primary.streams.stream_of(*copy),
+                    beacon,
                 }),
             });
         }
         for copy in &row.joining {
             // Complete: it has everything that was durable here an instant ago; what came since is on its way.
-            if primary
-                .streams
+            let streams = &self.primary_mut().streams;
+            let complete = streams
                 .acknowledged(*copy)
-                .is_some_and(|acknowledged| acknowledged >= position)
-            {
+                .is_some_and(|acknowledged| acknowledged >= position);
+            if complete && (in_sync || self.may_complete(context, *copy, out)) {
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
             }
         }
         self.keep_in_sync(context, out);
+        self.keep_witnesses(context, beacon.is_some(), out);
+    }
+
+    /// A copy that came by a full copy cannot undo what lies before its log. So no candidate may lack that when it becomes one
+    /// itself: who is about to get it is waited for, who is silent becomes a joining copy first.
+    fn may_complete(&mut self, context: &Context<'_>, copy: CopyId, out: &mut Vec<Effect>) -> bool {
+        let (me, secondaries) = (self.copy(), self.row().secondaries.clone());
+        let (now, interval) = (context.now, self.settings.interval);
+        let primary = self.primary_mut();
+        let epoch = primary.epoch;
+        let base = primary
+            .streams
+            .subscribers
+            .get(&copy)
+            .map_or(Pair::ZERO, |s| s.base);
+        let lacks = |other: &&CopyId| {
+            let acknowledged = primary.streams.acknowledged(**other);
+            **other != me && acknowledged.unwrap_or(Pair::ZERO) < base
+        };
+        let lacking: Vec<CopyId> = secondaries.iter().filter(lacks).copied().collect();
+        if lacking.is_empty() {
+            return true;
+        }
+        let (recent, silent_after) = (
+            interval.scale(RECENT_INTERVALS, 1),
+            interval.scale(SILENT_INTERVALS, 1),
+        );
+        for copy in lacking {
+            // Who undoes a tail acknowledges nothing, and answers beacons.
+            let answers = primary.witnesses.heard_within(copy, recent, now);
+            if !answers && primary.members.is_silent(copy, now, silent_after) {
+                out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy }));
+            }
+        }
+        false
     }
 
     /// The row changed and this process stays primary.
@@ -470,6 +521,7 @@ impl Replica {
         }
         // New members learn of their primary from its pulse; the next one is due at once.
         primary.streams.next_pulse = context.now;
+        self.on_witnesses_row();
         self.on_in_sync_row(context, out)?;
         if let Role::Primary(_) = self.role {
             self.pulse(context, out);

@@ -10,7 +10,7 @@ use super::secondary::Phase;
 use crate::effect::{Context, Effect};
 use crate::mutant::Mutant;
 use crate::store::{Orphan, StoreChange, StoreError};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use understudy_proto::Pair;
 use understudy_proto::limits::{ORPHANS_JUDGED_MAX, SUBMIT_BYTES_MAX};
@@ -26,7 +26,12 @@ pub(super) struct Submission {
     all_judged: bool,
     /// When the last message went out.
     pub asked: Option<Instant>,
+    /// Nothing came back to it yet.
+    waits: bool,
 }
+
+/// So many intervals are given to a page that nothing came back to, before all of it is sent once more.
+const PATIENCE_INTERVALS: u64 = 10;
 
 impl Submission {
     /// The next orphans to judge; none while many wait to leave the orphan log.
@@ -90,7 +95,7 @@ impl Replica {
         }
         let mut submission = std::mem::take(&mut self.secondary_mut().submission);
         let orphans = submission.next(self, context);
-        submission.asked = Some(context.now);
+        (submission.asked, submission.waits) = (Some(context.now), true);
         let copy = self.copy();
         let secondary = self.secondary_mut();
         secondary.submission = submission;
@@ -114,8 +119,15 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         let interval = self.settings.interval;
-        let asked = self.secondary_mut().submission.asked;
-        if asked.is_some_and(|asked| context.now.since(asked) < interval) {
+        let submission = &self.secondary_mut().submission;
+        let pause = match submission.waits {
+            true => Duration(interval.0 * PATIENCE_INTERVALS),
+            false => interval,
+        };
+        if submission
+            .asked
+            .is_some_and(|asked| context.now.since(asked) < pause)
+        {
             return Ok(());
         }
         self.submit(context, out)
@@ -133,6 +145,7 @@ impl Replica {
         }
         let upto = self.durable.min(submitted.everywhere);
         let submission = &mut self.secondary_mut().submission;
+        submission.waits = false;
         let went_on = submission.note(&submitted.fates);
         let settled = submission.take_settled(upto);
         self.drop_orphans(settled, out);

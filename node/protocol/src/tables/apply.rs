@@ -497,7 +497,8 @@ impl Tables {
             EntryOp::Promote { promoted, .. } => newest(*promoted),
             EntryOp::AddJoining { copy, .. }
             | EntryOp::Complete { copy, .. }
-            | EntryOp::AddInSync { copy, .. } => present(*copy),
+            | EntryOp::AddInSync { copy, .. }
+            | EntryOp::AddWitness { copy, .. } => present(*copy),
             _ => Ok(()),
         }
     }
@@ -592,6 +593,9 @@ impl Tables {
             return Err(not_allowed("the table's clock never falls"));
         }
         let floor = self.sessions.floor_ms;
+        if step {
+            self.sessions.forgive(to - from);
+        }
         self.sessions.raise_clock(to);
         assert!(self.sessions.floor_ms >= floor, "the floor never falls");
         if step {

@@ -192,6 +192,21 @@ pub enum EntryOp {
         epoch: Epoch,
         copy: CopyId,
     },
+    /// At the request of the primary, which demands the copy's answers already; proposed with the revision that the primary
+    /// knew, never with a later one.
+    AddWitness {
+        epoch: Epoch,
+        copy: CopyId,
+    },
+    /// Not of the last one.
+    DropWitness {
+        copy: CopyId,
+    },
+    /// At the request of the primary, which gave up the lease from it; proposed with the revision that the primary knew.
+    DropLastWitness {
+        epoch: Epoch,
+        copy: CopyId,
+    },
 }
 
 /// What a command did.

@@ -49,6 +49,7 @@ pub struct ShardEntry {
     pub leaving: BTreeSet<CopyId>,
     pub in_sync: BTreeSet<CopyId>,
     pub eligible: BTreeSet<CopyId>,
+    /// Whose answers the primary's lease from its witnesses needs.
     pub witnesses: BTreeSet<CopyId>,
     /// The copy of a site that pulls over the slow link for the others.
     pub relays: BTreeMap<String, CopyId>,
@@ -108,6 +109,7 @@ impl ShardEntry {
                 members: self.in_sync.clone(),
                 min,
             }),
+            witnesses: self.witnesses.clone(),
         }
     }
 
@@ -151,6 +153,9 @@ impl ShardEntry {
             EntryOp::CloseCuts { copy, followed } => self.close_cuts(*copy, *followed),
             EntryOp::AddInSync { epoch, copy } => self.add_in_sync(*epoch, *copy),
             EntryOp::DropInSync { epoch, copy } => self.drop_in_sync(*epoch, *copy, present),
+            EntryOp::AddWitness { epoch, copy } => self.add_witness(*epoch, *copy),
+            EntryOp::DropWitness { copy } => self.drop_witness(*copy),
+            EntryOp::DropLastWitness { epoch, copy } => self.drop_last_witness(*epoch, *copy),
         }
     }
 
@@ -161,6 +166,7 @@ impl ShardEntry {
         self.epoch = Epoch(1);
         self.primary = Some(primary);
         self.secondaries = secondaries.to_vec();
+        self.begin_witnesses(&secondaries.iter().copied().collect());
         self.begin_in_sync();
         Ok(())
     }
@@ -204,8 +210,7 @@ impl ShardEntry {
         self.epoch = epoch;
         self.primary = Some(promoted);
         self.begun = None;
-        // A lazy configuration needs no witness: the manager's lease is the only one.
-        self.witnesses.clear();
+        self.begin_witnesses(sealed);
         Ok(())
     }
 
@@ -336,6 +341,10 @@ impl ShardEntry {
             self.primary
                 .is_none_or(|p| !self.witnesses.contains(&p.copy())),
             "a primary is never its own witness",
+        );
+        check(
+            self.witnesses.iter().all(|copy| distinct.contains(copy)),
+            "a witness is a copy of the row",
         );
         check(
             self.begun.is_none_or(|b| b.epoch > self.epoch),

@@ -23,6 +23,9 @@ fn settings(tables: &Tables, faults: &mut Vec<String>) {
     if settings.lease_longest < settings.lease() {
         faults.push("a wait is shorter than the lease that is granted".to_string());
     }
+    if settings.lease_ever < settings.lease_longest {
+        faults.push("a lease was longer than any".to_string());
+    }
 }
 
 fn nodes(tables: &Tables, faults: &mut Vec<String>) {

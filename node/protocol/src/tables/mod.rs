@@ -18,11 +18,14 @@ pub mod settings;
 pub mod snapshot;
 mod state;
 pub mod watch;
+mod witness;
 
 #[cfg(test)]
 mod in_sync_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod witness_tests;
 
 pub use apply::Applied;
 pub use bindings::Binding;

@@ -95,15 +95,15 @@ impl NamespaceSettings {
         Ok(())
     }
 
-    /// What the rows of its shards bear.
     /// Which outcomes are kept of a client.
     pub fn keep(&self) -> Keep {
         Keep {
             entries: self.dedup_entries_per_client,
-            age: Duration::from_millis(self.dedup_age_ms),
+            age: Duration(self.dedup_age_ms.saturating_mul(1_000)),
         }
     }
 
+    /// What the rows of its shards bear.
     pub(super) fn row_min_in_sync(&self) -> Option<u32> {
         (self.policy == Policy::InSync).then_some(self.min_in_sync)
     }

@@ -146,6 +146,15 @@ impl Sessions {
         ended
     }
 
+    /// The clock is about to be stepped by so much: nobody could renew meanwhile, so every session has its whole time again.
+    pub(super) fn forgive(&mut self, by_ms: u64) {
+        let open = self
+            .rows
+            .values_mut()
+            .filter(|row| row.state == SessionState::Open);
+        open.for_each(|row| row.active_ms += by_ms);
+    }
+
     /// Raises the clock and with it the floor, and forgets tombstones that the floor covers.
     pub(super) fn raise_clock(&mut self, to_ms: u64) {
         assert!(to_ms > self.clock_ms, "the table's clock never falls");

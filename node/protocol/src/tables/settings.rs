@@ -9,6 +9,9 @@ use crate::time::Duration;
 use serde::{Deserialize, Serialize};
 use understudy_proto::ids::{ClusterId, Revision};
 
+/// The longest lease that can be set.
+pub const LEASE_MAX: Duration = Duration::from_millis(600_000);
+
 /// What holds for the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSettings {
@@ -22,6 +25,9 @@ pub struct ClusterSettings {
     pub lease_set: Option<Duration>,
     /// The longest lease that may still be in force. At least [`ClusterSettings::lease`].
     pub lease_longest: Duration,
+    /// The longest lease that was ever set. A copy's process waits it out after its start before it lets itself be sealed: a
+    /// primary that reaches no manager may ask its witnesses for an old length for as long as it likes. Never lowered.
+    pub lease_ever: Duration,
     /// The maximum of the managers' Raft election timeout. Only ever raised.
     pub election_timeout_max: Duration,
     /// How long a lazy failover waits for slower candidates after the first one was sealed.
@@ -38,6 +44,7 @@ impl Default for ClusterSettings {
             heartbeat_interval: Duration::from_millis(100),
             lease_set: None,
             lease_longest: Duration::from_millis(1_000),
+            lease_ever: Duration::from_millis(1_000),
             election_timeout_max: Duration::from_millis(300),
             slower_candidates_wait: Duration::from_millis(100),
             replace_after: Duration::from_millis(30_000),
@@ -89,6 +96,7 @@ impl ClusterSettings {
             .unwrap_or(new.slower_candidates_wait);
         new.replace_after = change.replace_after.unwrap_or(new.replace_after);
         new.lease_longest = new.lease_longest.max(new.lease());
+        new.lease_ever = new.lease_ever.max(new.lease());
         new.check(self)?;
         Ok(new)
     }
@@ -109,7 +117,7 @@ impl ClusterSettings {
             let why = "has to be at least 2 x election timeout max + 2 x heartbeat interval";
             return Err(invalid("lease", why));
         }
-        if self.lease() > ms(600_000) {
+        if self.lease() > LEASE_MAX {
             return Err(invalid("lease", "has to be at most 10 minutes"));
         }
         if self.slower_candidates_wait > ms(60_000) {

@@ -119,7 +119,6 @@ impl Tables {
         &self.sessions.rows
     }
 
-    /// The revision that expiry records carry.
     /// The clients of which nothing was heard for the horizon, at most so many.
     pub fn silent_clients(&self, most: usize) -> Vec<ClientId> {
         let rows = self.sessions.rows.iter();
@@ -127,6 +126,7 @@ impl Tables {
         silent.map(|(client, _)| *client).take(most).collect()
     }
 
+    /// Of the last change of a session.
     pub fn sessions_revision(&self) -> Revision {
         self.sessions.revision
     }

@@ -497,6 +497,15 @@ fn a_session_that_was_silent_for_the_horizon_ends_for_good() {
         Err(Refusal::ClientIdRefused { .. })
     ));
 
+    // A new leader's step of the clock: nobody could renew, so whoever is there has the whole time again.
+    let step = Command::RaiseClock {
+        from_ms: 2 * DAY + 2,
+        to_ms: 9 * DAY,
+        step: true,
+    };
+    desk.run(step).unwrap();
+    assert_eq!(desk.tables.silent_clients(9), []);
+
     let clients = vec![silent; RENEWALS_MAX + 1];
     let many = desk.run(Command::ExpireSessions { clients });
     assert!(matches!(many, Err(Refusal::TooMany { .. })));

@@ -34,11 +34,17 @@ pub struct Machine {
 pub struct Granted {
     pub epoch: Option<Epoch>,
     pub until: Option<Instant>,
+    /// What its beacons ask for; `None`: it sends none and answers none.
+    pub beacon: Option<Duration>,
 }
 
 impl Lease for Granted {
     fn holds(&self, _: ShardId, epoch: Epoch, now: Instant) -> bool {
         self.epoch == Some(epoch) && self.until.is_none_or(|until| now < until)
+    }
+
+    fn beacon(&self, _: Instant) -> Option<Duration> {
+        self.beacon
     }
 }
 
@@ -131,10 +137,12 @@ impl Machine {
         self.replica.as_ref()?.age(&context)
     }
 
-    /// Whether it holds the lease for the epoch in which it is primary.
+    /// Whether it holds a lease for the epoch in which it is primary.
     pub fn holds(&self, now: Instant) -> Option<Epoch> {
-        let epoch = self.replica.as_ref()?.claim()?;
-        self.lease.holds(SHARD, epoch, now).then_some(epoch)
+        let replica = self.replica.as_ref()?;
+        let epoch = replica.claim()?;
+        let either = self.lease.holds(SHARD, epoch, now) || replica.has_witnesses(now);
+        either.then_some(epoch)
     }
 }
 

@@ -32,6 +32,7 @@ impl World {
             .transpose()?
             .unwrap_or_default();
         let members = words.nodes_option("in-sync")?;
+        let witnesses = words.nodes_option("witnesses")?;
         let min: Option<u32> = words.number_option("min-in-sync")?;
         let in_sync = match min {
             Some(min) => Some(InSyncSet {
@@ -61,6 +62,7 @@ impl World {
             oldest_open_cut: cuts.iter().map(|(cut, _)| *cut).min(),
             open_cut_lists_me: false,
             in_sync: in_sync.clone(),
+            witnesses: self.copies_of(&witnesses)?.into_iter().collect(),
         };
         let row = Row {
             epoch,
@@ -68,6 +70,7 @@ impl World {
             listed: self.copies_of(&listed(&cuts))?.into_iter().collect(),
             secondaries: assignment.secondaries.iter().copied().collect(),
             in_sync: in_sync.clone(),
+            witnesses: assignment.witnesses.clone(),
             ..Row::default()
         };
         let changed = self.invariants.on_row(SHARD, row);
@@ -120,6 +123,15 @@ impl World {
         Ok(())
     }
 
+    /// From now on the nodes make progress, and their beacons ask for so much; `none`: they make none.
+    pub(super) fn beacons(&mut self, words: &mut Words) -> Parsed<()> {
+        let length: Option<u64> = words.number_option("lease")?;
+        for node in words.all_nodes()? {
+            self.machine_mut(node)?.lease.beacon = length.map(Duration::from_millis);
+        }
+        Ok(())
+    }
+
     pub(super) fn seal(&mut self, words: &mut Words) -> Parsed<()> {
         let node = words.next_node()?;
         let epoch = Epoch(words.number_option("epoch")?.ok_or("epoch= is missing")?);
@@ -133,6 +145,9 @@ impl World {
             }),
             _ => return Err("a hand-over has one target".to_string()),
         };
+        // Without it the old primary's leases are over.
+        let grace: Option<u64> = words.number_option("grace")?;
+        let grace = grace.map(Duration::from_millis);
         let caller = self.call("the managers".to_string(), None);
         self.say(format!("n{node} is sealed for epoch {epoch}"));
         self.step(
@@ -141,6 +156,7 @@ impl World {
                 caller,
                 epoch,
                 hand_over,
+                grace,
             },
         )
     }

@@ -9,7 +9,7 @@ use understudy_protocol::expiry::shard_state_id;
 use understudy_protocol::object::{Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
-use understudy_protocol::shard::message::{BranchMode, FateKind, Message};
+use understudy_protocol::shard::message::{Beacon, BranchMode, FateKind, Message, NO_STREAM};
 use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
 
 pub fn list<T>(
@@ -167,11 +167,25 @@ pub fn message(message: &Message) -> String {
                 stream(m.stream)
             )
         }
-        Message::Ack(m) => format!(
-            "ack {} (epoch {epoch}, stream {})",
-            m.position,
-            stream(m.stream)
-        ),
+        Message::Ack(m) => {
+            let answers = m
+                .beacon
+                .map(|it| format!("beacon of {} ms", it.sent.0 / 1_000));
+            match (m.stream, answers) {
+                (NO_STREAM, answers) => {
+                    format!(
+                        "answer to the {} (epoch {epoch})",
+                        answers.unwrap_or_default()
+                    )
+                }
+                (number, answers) => format!(
+                    "ack {}{} (epoch {epoch}, stream {})",
+                    m.position,
+                    answers.map_or(String::new(), |it| format!(", answer to the {it}")),
+                    stream(number)
+                ),
+            }
+        }
         Message::CopyChunk(m) => {
             let objects = list(&m.objects, ", ", |(key, o)| object(key, Some(o)));
             let dedup = list(&m.dedup, " ", |(id, _)| request_id(*id));
@@ -188,11 +202,12 @@ pub fn message(message: &Message) -> String {
             )
         }
         Message::Pulse(m) => format!(
-            "pulse: at {}, log after {}{}{} (epoch {epoch})",
+            "pulse: at {}, log after {}{}{}{} (epoch {epoch})",
             m.position,
             m.base,
             commit(m.commit),
-            if m.stream == 0 { ", no stream" } else { "" }
+            if m.stream == 0 { ", no stream" } else { "" },
+            m.beacon.as_ref().map_or(String::new(), beacon)
         ),
         Message::Reject(_) => format!("reject (epoch {epoch})"),
         Message::Submit(m) => {
@@ -261,6 +276,12 @@ pub fn failed(failure: &Failure) -> String {
     )
 }
 
+fn beacon(beacon: &Beacon) -> String {
+    let (sent, lease) = (beacon.sent.0 / 1_000, beacon.lease.as_millis());
+    let has = if beacon.leased { "a lease" } else { "no lease" };
+    format!(", beacon of {sent} ms for {lease} ms, it has {has}")
+}
+
 pub fn ask(ask: &Ask) -> String {
     match ask {
         Ask::NewEpoch { epoch } => format!("for an epoch after {epoch}"),
@@ -282,6 +303,12 @@ pub fn ask(ask: &Ask) -> String {
                 copy.node
             )
         }
+        Ask::AddWitness { epoch, copy, .. } => {
+            format!("to take n{} as a witness (epoch {epoch})", copy.node)
+        }
+        Ask::DropWitness { epoch, copy, .. } => {
+            format!("to drop n{} as a witness (epoch {epoch})", copy.node)
+        }
     }
 }
 
@@ -301,6 +328,7 @@ pub fn sealed(answer: &SealedCopy) -> String {
         }
         SealedCopy::Higher { epoch } => format!("promised epoch {epoch} before"),
         SealedCopy::NotHandedOver => "nothing was handed over".to_string(),
+        SealedCopy::GraceNotOver => "its grace is not over, it promised nothing".to_string(),
     }
 }
 

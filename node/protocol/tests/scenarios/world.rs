@@ -100,6 +100,7 @@ impl World {
             "tell" => self.tell(words.next_node()?)?,
             "lease" => self.lease(&mut words)?,
             "clients" => self.know_clients(&mut words)?,
+            "beacons" => self.beacons(&mut words)?,
             "read" => self.read(&mut words)?,
             "persist" => {
                 let node = words.next_node()?;
@@ -479,6 +480,22 @@ impl World {
         let holders: Vec<Holder> = holders.collect();
         let one = self.invariants.on_holders(SHARD, &holders);
         self.check(one);
+        let witnessed: Vec<Checked> = self
+            .machines
+            .values()
+            .filter_map(|machine| {
+                let replica = machine.replica.as_ref()?;
+                let demanded = replica.demanded_witnesses();
+                let sound = || {
+                    self.invariants
+                        .on_witnessed(SHARD, machine.process(), &demanded)
+                };
+                replica.has_witnesses(self.now).then(sound)
+            })
+            .collect();
+        witnessed
+            .into_iter()
+            .for_each(|checked| self.check(checked));
     }
 
     fn compare(&mut self, nodes: &[NodeId]) -> Parsed<()> {

@@ -626,7 +626,7 @@ fn a_new_leader_ends_sessions_when_every_node_told_all_its_activity() {
     let raise = |from_ms, to_ms| Command::RaiseClock {
         from_ms,
         to_ms,
-        step: true,
+        step: false,
     };
     bench.apply(raise(0, day));
     let [silent, active] = [1, 2].map(|n| ClientId::from_parts(day, n));
@@ -639,12 +639,19 @@ fn a_new_leader_ends_sessions_when_every_node_told_all_its_activity() {
     let beat = |bench: &mut Bench, n, active: Vec<ClientId>| {
         let mut request = bench.heartbeat(n);
         request.active = active;
+        request.term = bench.term;
         bench.send(request);
         bench.step(Input::Tick { wall_ms: 0 });
     };
     beat(&mut bench, 1, Vec::new());
     beat(&mut bench, 2, Vec::new());
-    assert_eq!(state(&bench, silent), SessionState::Open, "n3 is missing");
+    bench.beat(3);
+    bench.step(Input::Tick { wall_ms: 0 });
+    assert_eq!(
+        state(&bench, silent),
+        SessionState::Open,
+        "n3 has not heard yet who leads"
+    );
     let many = (0..CLIENTS_PER_HEARTBEAT_MAX as u128).map(|n| ClientId::from_parts(day, 10 + n));
     beat(&mut bench, 3, many.collect());
     assert_eq!(

@@ -630,7 +630,7 @@ impl World {
                     SealOutcome::Sealed { last }
                 }
             };
-            seals.push((seal, outcome));
+            seals.push((seal.claim(), outcome));
         }
         let from = request.to;
         self.send(Message::SealAnswer(manager, SealAnswer { from, seals }));
