@@ -347,9 +347,11 @@ impl Leader {
     fn promote(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
         let failover = &self.failovers[&shard];
         // A copy that died after it was sealed counts as not sealed: an open cut lists its store.
-        let living = failover.seals.iter();
-        let living = living.filter(|(copy, _)| self.is_reachable(turn, **copy));
-        let living: BTreeMap<CopyId, Pair> = living.map(|(c, last)| (*c, *last)).collect();
+        // One that was made joining meanwhile is no candidate any more, and counts as not sealed either.
+        let living = entry.candidates();
+        let living = living.filter_map(|c| failover.seals.get(&c).map(|last| (c, *last)));
+        let living = living.filter(|(copy, _)| self.is_reachable(turn, *copy));
+        let living: BTreeMap<CopyId, Pair> = living.collect();
         let Some((copy, last)) = self.best(turn, failover, entry, &living) else {
             return;
         };

@@ -163,8 +163,11 @@ impl Leader {
             {
                 self.change(turn, shard, entry, EntryOp::Complete { epoch, copy });
             }
+            // Not in a failover: who promised its epoch is silent for that, and may be the one that is promoted.
             Ask::MarkJoining { epoch, copy, .. }
-                if epoch == entry.epoch && entry.is_secondary(copy) =>
+                if epoch == entry.epoch
+                    && entry.is_secondary(copy)
+                    && !self.failovers.contains_key(&shard) =>
             {
                 self.change(turn, shard, entry, EntryOp::MarkJoining { copy });
             }

@@ -464,6 +464,40 @@ fn slower_candidates_are_waited_for_a_little() {
 }
 
 #[test]
+fn a_sealed_copy_that_was_made_joining_is_not_promoted_and_nothing_makes_it_so_meanwhile() {
+    let mut bench = Bench::new();
+    let (primary, others) = (bench.primary(S1), bench.others(S1));
+    bench.ask_new_epoch(S1);
+    bench.seal(others[0], S1, Pair::new(1, 5));
+    // The primary, which does not know of the failover, takes it for silent.
+    let copy = bench.process(others[0]).copy();
+    let epoch = Epoch(1);
+    let mut request = bench.heartbeat(primary);
+    request.asks = vec![Ask::MarkJoining {
+        shard: S1,
+        epoch,
+        copy,
+    }];
+    bench.send(request);
+    bench.step(Input::TablesChanged);
+    assert!(bench.entry(S1).is_secondary(copy), "not in a failover");
+    // What was under way when it began may come through all the same.
+    let revision = bench.entry(S1).revision;
+    let op = EntryOp::MarkJoining { copy };
+    bench.apply(Command::ChangeEntries(vec![EntryChange {
+        shard: S1,
+        revision,
+        op,
+    }]));
+    bench.seal(primary, S1, Pair::new(1, 3));
+    bench.pass(100, &[1, 2, 3]);
+    assert_eq!(bench.primary(S1), primary);
+    assert_eq!(bench.entry(S1).epoch, Epoch(2));
+    let away = &bench.entry(S1).open_cuts[0].stores;
+    assert!(away.contains(&copy), "it has what was cut off");
+}
+
+#[test]
 fn a_promise_above_the_row_is_a_failover_to_be_finished() {
     let mut bench = Bench::new();
     let other = bench.others(S1)[0];
