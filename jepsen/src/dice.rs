@@ -18,6 +18,7 @@ pub enum Purpose {
     Hosts = 6,
     MoreFaults = 7,
     LeaseFaults = 8,
+    StoreFaults = 30,
     /// The first client; the next ones follow.
     Clients = 100,
 }

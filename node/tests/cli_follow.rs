@@ -143,7 +143,10 @@ async fn what_changes_is_followed_and_what_is_gone_is_told() {
     }
     let of_client = world.lines(&["log", "0", "--client", client]);
     let ids: Vec<_> = of_client.iter().map(|line| &line["request_id"]).collect();
-    assert_eq!(ids, [&json!(format!("{client}:1")), &json!(format!("{client}:2"))]);
+    assert_eq!(
+        ids,
+        [&json!(format!("{client}:1")), &json!(format!("{client}:2"))]
+    );
     let done = world.lines(&["log", "0", "--prefix", "min", "--view", "changes"]);
     assert_eq!((done.len(), &done[0]["ops"]), (1, &json!([])));
     assert_eq!(done[0]["changes"][0]["key"], "mine");

@@ -128,4 +128,8 @@ pub enum FaultKind {
     NeitherLease {
         shard: u32,
     },
+    /// The disk takes no writes any more, and the process on it lives on to say so; then it is restarted on a good one.
+    StoreFails {
+        node: usize,
+    },
 }

@@ -112,6 +112,8 @@ mutants! {
     WitnessBeforeDemand = "witness-before-demand";
     /// A beacon that says that the primary has no lease counts like one that says that it has one.
     LeaselessBeaconResets = "leaseless-beacon-resets";
+    /// A process that told that its store failed goes on as primary while it has a lease.
+    ActWithFailedStore = "act-with-failed-store";
 }
 
 #[cfg(feature = "mutants")]

@@ -160,12 +160,19 @@ impl Filter {
     pub fn new(asked: &v1::FollowRequest) -> Result<Filter, Failure> {
         let prefix = asked.key_prefix.clone();
         if prefix.len() > KEY_BYTES_MAX {
-            return Err(Failure::too_large("key_prefix", prefix.len(), KEY_BYTES_MAX));
+            return Err(Failure::too_large(
+                "key_prefix",
+                prefix.len(),
+                KEY_BYTES_MAX,
+            ));
         }
         let client = match asked.client_id.is_empty() {
             true => None,
             false => Some(ClientId::from_slice(&asked.client_id).ok_or_else(|| {
-                Failure::field("client_id", "a client id has 16 bytes, or none for all clients")
+                Failure::field(
+                    "client_id",
+                    "a client id has 16 bytes, or none for all clients",
+                )
             })?),
         };
         let view = View::try_from(asked.view)

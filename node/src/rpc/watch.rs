@@ -204,8 +204,11 @@ impl ShardWatch {
 
     async fn give(&mut self, record: v1::LogRecord) -> Option<()> {
         self.after = Some(wire::to_pair(record.pair));
-        let (pair, request_id, primary_time_ms) =
-            (record.pair, record.request_id.clone(), record.primary_time_ms);
+        let (pair, request_id, primary_time_ms) = (
+            record.pair,
+            record.request_id.clone(),
+            record.primary_time_ms,
+        );
         let changes = changes_of(record, &self.prefix);
         if changes.is_empty() {
             return Some(());

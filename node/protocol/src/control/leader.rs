@@ -98,6 +98,8 @@ pub(super) struct Heard {
     pub(super) at: Instant,
     pub(super) wall_ms: u64,
     pub(super) condition: Condition,
+    /// When it first told this leader that its store takes no writes any more.
+    pub(super) store_failed: Option<Instant>,
     pub(super) reports: BTreeMap<ShardId, CopyReport>,
     /// Copies that it may delete, with the revision of the tables that says so.
     pub(super) deletable: BTreeMap<ShardId, Revision>,
@@ -304,8 +306,13 @@ impl Leader {
     fn look_again(&mut self, turn: &mut Turn) {
         let after = turn.tables.settings().replace_after;
         let long = |at: &Instant| turn.now.since(*at) >= after;
-        let gone = self.down_since.iter().filter(|(_, at)| long(at));
-        for (node, _) in gone {
+        let down = self.down_since.iter().filter(|(_, at)| long(at));
+        let failed = self.heard.iter();
+        let failed = failed.filter(|(_, heard)| heard.store_failed.as_ref().is_some_and(long));
+        for node in down
+            .map(|(node, _)| node)
+            .chain(failed.map(|(node, _)| node))
+        {
             let shards = self.view.copies.get(node).into_iter().flatten();
             self.dirty.extend(shards.copied());
         }

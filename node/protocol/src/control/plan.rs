@@ -281,8 +281,10 @@ impl Leader {
             return Standing::Unwanted;
         }
         let after = turn.tables.settings().replace_after;
-        match self.down_since.get(&copy.node) {
-            Some(since) if turn.now.since(*since) >= after => Standing::Gone,
+        let down = self.down_since.get(&copy.node).copied();
+        // What cannot write follows nobody.
+        match down.or(self.store_failed_since(node.process())) {
+            Some(since) if turn.now.since(since) >= after => Standing::Gone,
             Some(_) => Standing::Away,
             None => Standing::Here,
         }

@@ -421,6 +421,32 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
 }
 
 #[test]
+fn a_process_whose_store_failed_is_followed_at_once_and_gets_nothing() {
+    let mut bench = Bench::new();
+    bench.pass(2_000, &[1, 2, 3]);
+    let failed = bench.primary(S1);
+    let claim = Claim {
+        shard: S1,
+        epoch: Epoch(1),
+    };
+    let mut request = bench.heartbeat(failed);
+    request.condition = Condition::StoreFailed;
+    let Some(Grants::AllClaimed { except }) = bench.grants(request) else {
+        panic!("no answer");
+    };
+    assert!(except.contains(&claim), "no lease for what it gave up");
+    for n in bench.others(S1) {
+        bench.seal(n, S1, Pair::new(1, 5));
+    }
+    assert_eq!(bench.entry(S1).epoch, Epoch(2), "no wait is left");
+    assert_ne!(bench.primary(S1), failed);
+    let cut = &bench.entry(S1).open_cuts[0].stores;
+    assert_eq!(cut.first().map(|copy| copy.node.0), Some(failed));
+    let state = bench.tables.node(NodeId(failed)).unwrap().state;
+    assert_eq!(state, NodeState::Up, "it still answers reads");
+}
+
+#[test]
 fn a_restarted_primary_asks_for_no_wait_and_may_be_promoted_itself() {
     let mut bench = Bench::new();
     let primary = bench.primary(S1);
