@@ -1,6 +1,6 @@
 //! Prints a shard's request log as it grows, and goes on after breaks. Needs a cluster with a namespace `shop`.
 
-use understudy_client::{Client, Error, LogEvent};
+use understudy_client::{Client, Error, Follow, LogEvent};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
@@ -19,10 +19,19 @@ async fn main() -> Result<(), Error> {
             Ok(Some(LogEvent::Gap { first_version })) => {
                 println!("what was before version {first_version} is no longer kept");
             }
+            // Only a filtered log has it: what to keep as the cursor while nothing fits.
+            Ok(Some(LogEvent::Progress { through })) => println!("looked through up to {through}"),
             Ok(None) => return Ok(()),
             // The reader keeps its cursor: asking again goes on there.
             Err(Error::Unavailable(trouble)) => eprintln!("waiting: {trouble}"),
-            Err(error) => return Err(error),
+            // A failover cut off what was read last: whoever copies the log takes that back, and goes on from there.
+            Err(error) => match Follow::cut_of(&error) {
+                Some(cut) => {
+                    println!("what came after {cut} does not hold any more");
+                    log = log.after(cut);
+                }
+                None => return Err(error),
+            },
         }
     }
 }

@@ -19,7 +19,8 @@ pub enum Purpose {
     MoreFaults = 7,
     LeaseFaults = 8,
     /// The agents' own, and one for the world's use of them.
-    Agents = 9,
+    Agents = 20,
+    StoreFaults = 30,
     /// The first client; the next ones follow.
     Clients = 100,
 }

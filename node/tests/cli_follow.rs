@@ -134,6 +134,26 @@ async fn what_changes_is_followed_and_what_is_gone_is_told() {
     let any = world.document(&["get", "w1", "--level", "any"]);
     assert_eq!(any["objects"][0]["key"], "w1");
 
+    // One client's requests, those about some keys, and one side of each.
+    let client = world.document(&["session", "new"]);
+    let client = client["client_id"].as_str().unwrap();
+    for (sequence, key) in [(1, "mine"), (2, "other")] {
+        let id = format!("{client}:{sequence}");
+        world.done(&["put", key, "v", "--request-id", &id]);
+    }
+    let of_client = world.lines(&["log", "0", "--client", client]);
+    let ids: Vec<_> = of_client.iter().map(|line| &line["request_id"]).collect();
+    assert_eq!(
+        ids,
+        [&json!(format!("{client}:1")), &json!(format!("{client}:2"))]
+    );
+    let done = world.lines(&["log", "0", "--prefix", "min", "--view", "changes"]);
+    assert_eq!((done.len(), &done[0]["ops"]), (1, &json!([])));
+    assert_eq!(done[0]["changes"][0]["key"], "mine");
+    let asked = world.lines(&["log", "0", "--prefix", "oth", "--view", "requests"]);
+    assert_eq!((asked.len(), &asked[0]["changes"]), (1, &json!([])));
+    assert_eq!(asked[0]["ops"][0]["op"], "put");
+
     // More than the log keeps: its beginning goes. The first record alone, an epoch start, would leave no gap.
     let value = "x".repeat(100_000);
     let began = Instant::now();

@@ -130,4 +130,8 @@ pub enum FaultKind {
     },
     /// A primary whose predecessor on its node died stands still, just when that one's end is told once more.
     PauseSuccessor,
+    /// The disk takes no writes any more, and the process on it lives on to say so; then it is restarted on a good one.
+    StoreFails {
+        node: usize,
+    },
 }

@@ -23,6 +23,7 @@ pub enum Remedy {
     Steady(Vec<(Place, Place)>),
     KeepInUse(usize),
     Unhang(usize),
+    Reopen(usize),
     All(Vec<Remedy>),
 }
 
@@ -192,6 +193,10 @@ impl World {
                 self.agent_repeats_itself(node, false);
                 Some(Remedy::Unhang(node))
             }
+            FaultKind::StoreFails { node } => {
+                self.hosts[node].fail_store();
+                Some(Remedy::Reopen(node))
+            }
             FaultKind::Transfer { shard } => {
                 let shard = self.shard(shard);
                 self.managers.transfer(shard, &mut self.env);
@@ -276,6 +281,7 @@ impl World {
             Remedy::KeepInUse(node) => self.drain(node, false),
             Remedy::Quiet(noise) => self.env.network.take_noise(noise),
             Remedy::Unhang(node) => self.hosts[node].unhang(&mut self.env),
+            Remedy::Reopen(node) => self.hosts[node].reopen(&mut self.env),
         }
     }
 

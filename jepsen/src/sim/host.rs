@@ -204,6 +204,21 @@ impl Host {
         self.settle(env);
     }
 
+    /// The disk takes no writes any more, and the process says so.
+    pub fn fail_store(&mut self) {
+        self.disk.hang();
+        if let Some(process) = &mut self.process {
+            process.fail_store();
+        }
+    }
+
+    /// A new process on a disk that takes writes.
+    pub fn reopen(&mut self, env: &mut Env) {
+        self.kill(env);
+        self.disk.unhang();
+        self.start(env);
+    }
+
     /// The data folder is gone; the next start makes a new one.
     pub fn lose_store(&mut self, seed: u64, env: &mut Env) {
         self.kill(env);

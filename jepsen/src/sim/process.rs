@@ -239,6 +239,12 @@ impl Process {
         }
     }
 
+    pub fn fail_store(&mut self) {
+        if let State::Running(running) = &mut self.state {
+            running.control.fail_store();
+        }
+    }
+
     /// Registers, or fetches rows that are known to have changed.
     fn ask_managers(&mut self, turn: &mut Turn) {
         if turn.env.now_us < self.next_ask_us {

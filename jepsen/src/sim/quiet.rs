@@ -65,7 +65,9 @@ fn marks(remedy: &Remedy) -> Vec<Mark> {
         Remedy::StartManager(manager) | Remedy::ResumeManager(manager) => {
             vec![Mark::At(Place::Manager(*manager))]
         }
-        Remedy::ResumeNode(node) | Remedy::Unhang(node) => vec![Mark::At(Place::Node(*node))],
+        Remedy::ResumeNode(node) | Remedy::Unhang(node) | Remedy::Reopen(node) => {
+            vec![Mark::At(Place::Node(*node))]
+        }
         Remedy::Mend(pairs) | Remedy::Steady(pairs) => between(pairs),
         Remedy::MendAndLose(..) | Remedy::MendAndElect(..) | Remedy::Quiet(_) => {
             vec![Mark::Everything]

@@ -114,6 +114,8 @@ mutants! {
     LeaselessBeaconResets = "leaseless-beacon-resets";
     /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
     ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
+    /// A process that told that its store failed goes on as primary while it has a lease.
+    ActWithFailedStore = "act-with-failed-store";
 }
 
 #[cfg(feature = "mutants")]

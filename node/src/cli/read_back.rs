@@ -48,6 +48,7 @@ impl Recorded {
                 .with_context(|| format!("the request log of shard {shard}"))?;
             match event {
                 Some(LogEvent::Record(record)) => self.log.push(*record),
+                Some(LogEvent::Progress { .. }) => {}
                 Some(LogEvent::Gap { first_version }) => {
                     bail!("the log of shard {shard} is kept only from version {first_version} on")
                 }

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod control;
+mod follow;
 mod log_wire;
 pub mod naming;
 pub mod objects;

@@ -9,6 +9,7 @@ use super::message::{ExitReport, RestartRequest};
 use crate::mutant::Mutant;
 use crate::tables::{Command, NodeEntry, NodeState, Tables};
 use crate::time::Instant;
+use std::collections::BTreeMap;
 use understudy_proto::ids::{Incarnation, NodeId};
 
 /// What became of a node's processes lately.
@@ -64,17 +65,23 @@ impl Leader {
         self.begin_for(turn, process);
     }
 
-    /// Whether a node that is down is not waited for any longer.
+    /// Since when the node is down, or its store takes no writes.
+    pub(super) fn away_since(&self, node: NodeId) -> Option<Instant> {
+        let failed = self.heard.get(&node).and_then(|heard| heard.store_failed);
+        self.down_since.get(&node).copied().or(failed)
+    }
+
+    /// Whether a node that is away is not waited for any longer.
     pub(super) fn is_given_up(&self, turn: &Turn, node: NodeId) -> bool {
-        let Some(since) = self.down_since.get(&node) else {
+        let Some(since) = self.away_since(node) else {
             return false;
         };
         let failing = self.failing.get(&node);
         let often = failing.is_some_and(|f| f.times >= turn.settings.restarts_max);
-        often || turn.now.since(*since) >= turn.tables.settings().replace_after
+        often || turn.now.since(since) >= turn.tables.settings().replace_after
     }
 
-    /// Asks the agents of silent processes to start them anew: first after a while, then ever more rarely.
+    /// Asks the agents to start anew what is silent or cannot write: first after a while, then ever more rarely.
     pub(super) fn ask_agents(&mut self, turn: &mut Turn) {
         let settings = turn.settings;
         let forgets = settings.restart_forgets;
@@ -85,15 +92,16 @@ impl Leader {
                 failing.asked = None;
             }
         }
-        let down = &self.down_since;
+        let nodes = turn.tables.nodes();
+        let away = nodes.filter_map(|node| Some((node, self.away_since(node.id)?)));
+        let away: BTreeMap<NodeId, (&NodeEntry, Instant)> =
+            away.map(|(node, since)| (node.id, (node, since))).collect();
         self.failing
-            .retain(|node, f| down.contains_key(node) || turn.now.since(f.last) < forgets);
-        let silent: Vec<(NodeId, Instant)> =
-            self.down_since.iter().map(|(n, s)| (*n, *s)).collect();
-        for (id, since) in silent {
-            let Some(node) = turn.tables.node(id).filter(|n| is_restartable(n)) else {
+            .retain(|node, f| away.contains_key(node) || turn.now.since(f.last) < forgets);
+        for (id, (node, since)) in away {
+            if node.agent.is_empty() || node.state == NodeState::Removed {
                 continue;
-            };
+            }
             let failing = self.failing.entry(id);
             let failing = failing.or_insert_with(|| Failing::new(turn.now));
             let (from, times) = match failing.asked {
@@ -124,8 +132,4 @@ fn reported<'t>(tables: &'t Tables, report: &ExitReport) -> Option<&'t NodeEntry
         return tables.node(node);
     }
     launched.filter(|n| n.id == node && n.incarnation == incarnation)
-}
-
-fn is_restartable(node: &NodeEntry) -> bool {
-    !node.agent.is_empty() && node.state == NodeState::Down
 }

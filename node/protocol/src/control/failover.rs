@@ -48,12 +48,6 @@ impl Failover {
 }
 
 impl Failover {
-    /// Its process ended, or it promised itself.
-    fn primary_is_over(&self, turn: &Turn) -> bool {
-        let promised = self.promised.contains(&self.primary.copy());
-        promised || turn.tables.has_ended(self.primary)
-    }
-
     /// A process of the old primary's copy from before it was primary.
     fn is_earlier(&self, from: ProcessId) -> bool {
         from.copy() == self.primary.copy() && from.incarnation < self.primary.incarnation
@@ -68,11 +62,26 @@ fn to_be_sealed(entry: &ShardEntry) -> BTreeSet<CopyId> {
 }
 
 impl Leader {
+    /// Its process ended or gave up for good, or it promised itself.
+    fn primary_is_over(&self, turn: &Turn, failover: &Failover) -> bool {
+        let promised = failover.promised.contains(&failover.primary.copy());
+        promised
+            || turn.tables.has_ended(failover.primary)
+            || self.store_failed_since(failover.primary).is_some()
+    }
+
+    /// Since when this leader knows that the process's store takes no writes: then the process acts as primary no more.
+    pub(super) fn store_failed_since(&self, process: ProcessId) -> Option<Instant> {
+        let heard = self.heard.get(&process.node)?;
+        heard.store_failed.filter(|_| heard.process == process)
+    }
+
     /// Every shard whose primary's process is gone, or is not the node's newest any more.
     pub(super) fn begin_for_lost_primaries(&mut self, turn: &mut Turn) {
         let lost = |p: &&ProcessId| {
             turn.tables.has_ended(**p)
                 || turn.tables.process_of(p.copy()) != Some(**p)
+                || self.store_failed_since(**p).is_some()
                 || self.verdict(turn, p.node) == Verdict::Down
         };
         let lost: Vec<ProcessId> = self.view.primaries.keys().filter(lost).copied().collect();
@@ -202,10 +211,13 @@ impl Leader {
     }
 
     fn ask_for_seals(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
+        let Some(failover) = self.failovers.get(&shard) else {
+            return;
+        };
+        let over = self.primary_is_over(turn, failover);
         let Some(failover) = self.failovers.get_mut(&shard) else {
             return;
         };
-        let over = failover.primary_is_over(turn);
         for copy in to_be_sealed(entry) {
             let Some(process) = turn.tables.process_of(copy) else {
                 continue;
@@ -317,7 +329,7 @@ impl Leader {
 
     /// Whether the old primary can hold no lease any more, neither from the managers nor from its witnesses.
     fn leases_are_over(&self, turn: &Turn, failover: &Failover, entry: &ShardEntry) -> bool {
-        if failover.primary_is_over(turn) {
+        if self.primary_is_over(turn, failover) {
             return true;
         }
         // It needs the answers of all; with none in the set it has no such lease.
@@ -340,6 +352,7 @@ impl Leader {
         let state = turn.tables.node(copy.node).map(|n| n.state);
         !matches!(state, None | Some(NodeState::Down | NodeState::Removed))
             && !turn.tables.has_ended(process)
+            && self.store_failed_since(process).is_none()
             && !turn.tables.is_lost(copy)
             && self.verdict(turn, copy.node) != Verdict::Down
     }
@@ -347,9 +360,11 @@ impl Leader {
     fn promote(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
         let failover = &self.failovers[&shard];
         // A copy that died after it was sealed counts as not sealed: an open cut lists its store.
-        let living = failover.seals.iter();
-        let living = living.filter(|(copy, _)| self.is_reachable(turn, **copy));
-        let living: BTreeMap<CopyId, Pair> = living.map(|(c, last)| (*c, *last)).collect();
+        // One that was made joining meanwhile is no candidate any more, and counts as not sealed either.
+        let living = entry.candidates();
+        let living = living.filter_map(|c| failover.seals.get(&c).map(|last| (c, *last)));
+        let living = living.filter(|(copy, _)| self.is_reachable(turn, *copy));
+        let living: BTreeMap<CopyId, Pair> = living.collect();
         let Some((copy, last)) = self.best(turn, failover, entry, &living) else {
             return;
         };

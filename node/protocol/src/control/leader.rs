@@ -8,8 +8,7 @@ use super::controller::{Action, ControlSettings, Input};
 use super::failover::Failover;
 use super::hand_over::HandingOver;
 use super::message::{
-    Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, Seal,
-    SealRequest,
+    Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, Seal, SealRequest,
 };
 use super::plan::Planned;
 use super::view::View;
@@ -99,6 +98,8 @@ pub(super) struct Heard {
     pub(super) at: Instant,
     pub(super) wall_ms: u64,
     pub(super) condition: Condition,
+    /// When it first told this leader that its store takes no writes any more.
+    pub(super) store_failed: Option<Instant>,
     pub(super) reports: BTreeMap<ShardId, CopyReport>,
     /// Copies that it may delete, with the revision of the tables that says so.
     pub(super) deletable: BTreeMap<ShardId, Revision>,
@@ -307,8 +308,13 @@ impl Leader {
 
     /// What waits for time to pass and not for a change.
     fn look_again(&mut self, turn: &mut Turn) {
-        let down = self.down_since.keys().copied();
-        let gone: Vec<NodeId> = down.filter(|n| self.is_given_up(turn, *n)).collect();
+        let failed = self.heard.iter();
+        let failed = failed.filter(|(_, heard)| heard.store_failed.is_some());
+        let away = self.down_since.keys().chain(failed.map(|(node, _)| node));
+        let gone: Vec<NodeId> = away
+            .copied()
+            .filter(|node| self.is_given_up(turn, *node))
+            .collect();
         for node in &gone {
             let shards = self.view.copies.get(node).into_iter().flatten();
             self.dirty.extend(shards.copied());

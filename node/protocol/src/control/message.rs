@@ -167,6 +167,8 @@ pub enum Condition {
     Stopping,
     /// Its store takes no writes (full): its primaries move away and it gets no new ones.
     StoreUnwell,
+    /// Its store takes no writes any more. This process acts as primary no more, whatever leases it has: nobody waits for them.
+    StoreFailed,
 }
 
 /// From a node's process to the manager that it believes to lead.

@@ -280,7 +280,8 @@ impl Leader {
         if node.drain || namespace.is_some_and(|n| !n.settings.allows_site(&node.site)) {
             return Standing::Unwanted;
         }
-        match self.down_since.get(&copy.node) {
+        // What cannot write follows nobody.
+        match self.away_since(copy.node) {
             Some(_) if self.is_given_up(turn, copy.node) => Standing::Gone,
             Some(_) => Standing::Away,
             None => Standing::Here,

@@ -420,6 +420,32 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
 }
 
 #[test]
+fn a_process_whose_store_failed_is_followed_at_once_and_gets_nothing() {
+    let mut bench = Bench::new();
+    bench.pass(2_000, &[1, 2, 3]);
+    let failed = bench.primary(S1);
+    let claim = Claim {
+        shard: S1,
+        epoch: Epoch(1),
+    };
+    let mut request = bench.heartbeat(failed);
+    request.condition = Condition::StoreFailed;
+    let Some(Grants::AllClaimed { except }) = bench.grants(request) else {
+        panic!("no answer");
+    };
+    assert!(except.contains(&claim), "no lease for what it gave up");
+    for n in bench.others(S1) {
+        bench.seal(n, S1, Pair::new(1, 5));
+    }
+    assert_eq!(bench.entry(S1).epoch, Epoch(2), "no wait is left");
+    assert_ne!(bench.primary(S1), failed);
+    let cut = &bench.entry(S1).open_cuts[0].stores;
+    assert_eq!(cut.first().map(|copy| copy.node.0), Some(failed));
+    let state = bench.tables.node(NodeId(failed)).unwrap().state;
+    assert_eq!(state, NodeState::Up, "it still answers reads");
+}
+
+#[test]
 fn a_restarted_primary_asks_for_no_wait_and_may_be_promoted_itself() {
     let mut bench = Bench::new();
     let primary = bench.primary(S1);
@@ -460,6 +486,40 @@ fn slower_candidates_are_waited_for_a_little() {
     let away: BTreeSet<u64> = cut.stores.iter().map(|c| c.node.0).collect();
     assert_eq!(away, others.into_iter().collect());
     assert_eq!(cut.cut, Pair::new(1, 1));
+}
+
+#[test]
+fn a_sealed_copy_that_was_made_joining_is_not_promoted_and_nothing_makes_it_so_meanwhile() {
+    let mut bench = Bench::new();
+    let (primary, others) = (bench.primary(S1), bench.others(S1));
+    bench.ask_new_epoch(S1);
+    bench.seal(others[0], S1, Pair::new(1, 5));
+    // The primary, which does not know of the failover, takes it for silent.
+    let copy = bench.process(others[0]).copy();
+    let epoch = Epoch(1);
+    let mut request = bench.heartbeat(primary);
+    request.asks = vec![Ask::MarkJoining {
+        shard: S1,
+        epoch,
+        copy,
+    }];
+    bench.send(request);
+    bench.step(Input::TablesChanged);
+    assert!(bench.entry(S1).is_secondary(copy), "not in a failover");
+    // What was under way when it began may come through all the same.
+    let revision = bench.entry(S1).revision;
+    let op = EntryOp::MarkJoining { copy };
+    bench.apply(Command::ChangeEntries(vec![EntryChange {
+        shard: S1,
+        revision,
+        op,
+    }]));
+    bench.seal(primary, S1, Pair::new(1, 3));
+    bench.pass(100, &[1, 2, 3]);
+    assert_eq!(bench.primary(S1), primary);
+    assert_eq!(bench.entry(S1).epoch, Epoch(2));
+    let away = &bench.entry(S1).open_cuts[0].stores;
+    assert!(away.contains(&copy), "it has what was cut off");
 }
 
 #[test]
