@@ -69,7 +69,7 @@ impl Plan {
         }
         faults.extend(pause_of_a_successor(seed, scale));
         let mut dice = Dice::new(seed, Purpose::StoreFaults, 0);
-        if dice.permille(150) {
+        if dice.permille(300) {
             faults.push(Fault {
                 at_us: dice.below(scale.phase_us),
                 lasts_us: dice.between(500_000, 6_000_000),

@@ -1,5 +1,6 @@
 //! `understudy log`: a shard's deduplicated request log, one record a line: each request once, with its outcome.
 
+use super::bytes::Encoding;
 use super::client::{ClientFlags, Context};
 use super::exit::{Ended, Exit, Trouble};
 use super::show::{record_json, record_text};

@@ -19,6 +19,7 @@ use understudy_proto::v1::follow_request::View;
 use understudy_proto::{ClientId, Pair, ShardId, Version, v1};
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::shard::{LogView, ReadLevel, branch};
+use understudy_protocol::store::Stored;
 
 /// Reads the log of a shard whose primary is here, and goes on as it grows.
 pub(super) struct LogReader {

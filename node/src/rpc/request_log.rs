@@ -20,10 +20,10 @@ use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
 use understudy_proto::v1::get_outcome_response::{Found, found::Where};
 use understudy_proto::v1::request_log_client::RequestLogClient;
 use understudy_proto::v1::request_log_server::RequestLog;
-use understudy_proto::{NodeId, Pair, RequestId, ShardId, Version, v1};
-use understudy_protocol::record::{EncodedRecord, Record};
-use understudy_protocol::shard::{LogView, ReadLevel, branch};
-use understudy_protocol::store::{Orphan, StoreError, Stored};
+use understudy_proto::{NodeId, RequestId, ShardId, Version, v1};
+use understudy_protocol::record::Record;
+use understudy_protocol::shard::{ReadLevel, branch};
+use understudy_protocol::store::{Orphan, StoreError};
 use understudy_protocol::tables::Namespace;
 
 /// Bytes of records in one message to a follower.

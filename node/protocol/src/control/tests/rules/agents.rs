@@ -110,7 +110,7 @@ fn the_agent_of_a_silent_process_is_asked_ever_more_rarely_and_no_other() {
         launch: bench.node(3).launch.clone(),
         agent: "machine-3:7429".to_string(),
     };
-    assert_eq!(first, [wanted.clone()]);
+    assert_eq!(first, std::slice::from_ref(&wanted));
     assert_eq!(restarts(&bench.pass(3_800, &[1])), []);
     assert_eq!(restarts(&bench.pass(300, &[1])), [wanted]);
     // Its successor registers, and is not asked about.
