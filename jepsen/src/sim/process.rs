@@ -382,7 +382,8 @@ impl Running {
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
         let copy = self.copies.get(shard);
         let witnessed = copy.is_some_and(|it| it.claim() == Some(epoch) && it.has_witnesses(now));
-        witnessed || self.control.holds(shard, epoch, now)
+        let leased = witnessed || self.control.holds(shard, epoch, now);
+        leased && !self.control.is_retired()
     }
 
     fn open(&mut self, shard: ShardId, turn: &mut Turn) {
