@@ -7,6 +7,7 @@
 use super::local::Local;
 use super::pulse::Pulse;
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -105,16 +106,49 @@ async fn victim(local: &Local, address: &str, id: u64, shards: Vec<u32>) -> anyh
     })
 }
 
-/// Kills a primary, and waits until each of its shards has another one.
+/// Processes that stand still until this is dropped.
+#[derive(Debug)]
+pub struct Standing(Vec<Pid>);
+
+impl Standing {
+    /// All nodes but that one. It serves alone then: what is lazy is acknowledged and reaches no copy.
+    pub fn all_but(local: &Local, victim: &Victim) -> Standing {
+        let others = local
+            .node_pids()
+            .into_iter()
+            .filter(|pid| *pid != victim.pid);
+        let others = others.filter_map(|pid| Pid::from_raw(pid.cast_signed()));
+        let standing = Standing(others.collect());
+        standing.signal(Signal::STOP);
+        standing
+    }
+
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // They are this process's children: an id stays theirs until it was waited for.
+            let _ = kill_process(*pid, signal);
+        }
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+    }
+}
+
+/// Kills a primary, lets go of what stood still, and waits until each of its shards has another one.
 pub async fn kill_primary(
     local: &mut Local,
     victim: Victim,
+    standing: Option<Standing>,
     pulse: &Pulse,
     patience: Duration,
 ) -> anyhow::Result<PrimaryLoss> {
     pulse.start_timing(NodeId(victim.id), &victim.shards);
     let at = pulse.now();
     local.kill(&victim.server, victim.pid).await?;
+    drop(standing);
     let began = Instant::now();
     while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
