@@ -66,7 +66,9 @@ impl Agents {
         shards: Shards,
         pulse: &Arc<Pulse>,
     ) -> anyhow::Result<Agents> {
-        let groups = groups(flights, shards.seats, args.clients);
+        let writers = args.clients / WRITES_NOTES;
+        let of_seats = groups(flights, shards.seats, args.clients - writers);
+        let of_notes = groups(flights, shards.notes, writers);
         let stop = Arc::new(AtomicBool::new(false));
         let mut agents = Agents {
             stop: stop.clone(),
@@ -79,7 +81,10 @@ impl Agents {
                 client = Client::connect(endpoints).await?;
             }
             let writes_notes = number % WRITES_NOTES == WRITES_NOTES - 1;
-            let name = if writes_notes { NOTES } else { FLIGHTS };
+            let (name, groups, before) = match writes_notes {
+                true => (NOTES, &of_notes, number / WRITES_NOTES),
+                false => (FLIGHTS, &of_seats, number - number / WRITES_NOTES),
+            };
             let namespace = client.new_session().namespace(name);
             agents.namespaces.push(namespace.clone());
             let seed = args.seed.unwrap_or_default();
@@ -87,7 +92,7 @@ impl Agents {
                 number,
                 namespace,
                 all: flights.clone(),
-                flights: groups[number as usize % groups.len()].clone(),
+                flights: groups[before as usize % groups.len()].clone(),
                 shards,
                 writes_notes,
                 // A stream of its own for each client, all from the one seed.
@@ -116,7 +121,7 @@ impl Agents {
     }
 }
 
-/// The flights by shard, at most as many groups as clients.
+/// The flights by shard, at most as many groups as clients: each shard has a client.
 fn groups(flights: &[Flight], shards: u32, clients: u32) -> Vec<Vec<usize>> {
     let mut by_shard: Vec<Vec<usize>> = vec![Vec::new(); shards as usize];
     for (at, flight) in flights.iter().enumerate() {
