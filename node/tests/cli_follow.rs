@@ -232,13 +232,16 @@ fn the_bench_and_the_demo_print_documents() {
         "--flights",
         "50",
         "--clients",
-        "8",
+        "64",
         "--rate",
-        "300",
+        "1000",
         "--duration",
         "9",
     ];
     let shown = run(&[&["demo", "--port-base", "0"], &small[..], &page_flag].concat());
     assert_eq!(shown["passed"], true, "{shown}");
+    let notes = &shown["audit"]["notes"];
+    let count = |of: &str| notes[of].as_array().unwrap().len();
+    assert!(count("brought_back") + count("conflicts") > 0, "{notes}");
     assert!(std::fs::read_to_string(page).unwrap().contains("</html>"));
 }

@@ -741,10 +741,7 @@ impl Running {
         if turn.disk.makes_progress(turn.env.now_us, INTERVAL.0 * 2) {
             self.control.progresses_until(now);
         }
-        let witnessed = self
-            .copies
-            .get(shard)
-            .is_some_and(|copy| copy.has_witnesses(now));
+        let held = acted_as.filter(|epoch| self.holds(shard, *epoch, now));
         let leases = Leases(&self.control);
         let context = Context {
             now,
@@ -762,7 +759,8 @@ impl Running {
         let claims = state(&self.copies).and_then(|(_, claim, _)| claim);
         self.check_commit(shard, acted_as.or(claims), committed, turn);
         let acted = after.or(before);
-        let holds = acted.is_some_and(|epoch| witnessed || self.holds(shard, epoch, now));
+        // Before the step or after it: the step itself may end the role.
+        let holds = acted.is_some_and(|epoch| held == Some(epoch) || self.holds(shard, epoch, now));
         self.act = (acted, holds);
         self.give(out.notices);
         if after != self.serving.get(&shard).map(|(epoch, _)| *epoch) {

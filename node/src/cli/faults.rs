@@ -7,7 +7,6 @@
 use super::local::Local;
 use super::pulse::Pulse;
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -106,49 +105,33 @@ async fn victim(local: &Local, address: &str, id: u64, shards: Vec<u32>) -> anyh
     })
 }
 
-/// Processes that stand still until this is dropped.
-#[derive(Debug)]
-pub struct Standing(Vec<Pid>);
-
-impl Standing {
-    /// All nodes but that one. It serves alone then: what is lazy is acknowledged and reaches no copy.
-    pub fn all_but(local: &Local, victim: &Victim) -> Standing {
-        let others = local
-            .node_pids()
-            .into_iter()
-            .filter(|pid| *pid != victim.pid);
-        let others = others.filter_map(|pid| Pid::from_raw(pid.cast_signed()));
-        let standing = Standing(others.collect());
-        standing.signal(Signal::STOP);
-        standing
+/// Kills all nodes but that one, and gives their names. It serves alone then: what is lazy is acknowledged and reaches no copy.
+/// To stop them would not do: what was sent to them would wait for them in their sockets.
+pub async fn kill_all_but(local: &mut Local, victim: &Victim) -> anyhow::Result<Vec<String>> {
+    let others: Vec<(String, u32)> = local
+        .nodes()
+        .filter(|(name, _)| *name != victim.server)
+        .collect();
+    for (name, pid) in &others {
+        local.kill(name, *pid).await?;
     }
-
-    fn signal(&self, signal: Signal) {
-        for pid in &self.0 {
-            // They are this process's children: an id stays theirs until it was waited for.
-            let _ = kill_process(*pid, signal);
-        }
-    }
+    Ok(others.into_iter().map(|(name, _)| name).collect())
 }
 
-impl Drop for Standing {
-    fn drop(&mut self) {
-        self.signal(Signal::CONT);
-    }
-}
-
-/// Kills a primary, lets go of what stood still, and waits until each of its shards has another one.
+/// Kills a primary, starts those nodes again, and waits until each of its shards has another one.
 pub async fn kill_primary(
     local: &mut Local,
     victim: Victim,
-    standing: Option<Standing>,
+    start: &[String],
     pulse: &Pulse,
     patience: Duration,
 ) -> anyhow::Result<PrimaryLoss> {
     pulse.start_timing(NodeId(victim.id), &victim.shards);
     let at = pulse.now();
     local.kill(&victim.server, victim.pid).await?;
-    drop(standing);
+    for name in start {
+        local.restart(name)?;
+    }
     let began = Instant::now();
     while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
         tokio::time::sleep(Duration::from_millis(5)).await;

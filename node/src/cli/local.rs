@@ -96,6 +96,12 @@ impl Local {
         members.filter_map(Member::pid).collect()
     }
 
+    /// The nodes that run: name and process id.
+    pub fn nodes(&self) -> impl Iterator<Item = (String, u32)> {
+        let nodes = self.of(MemberRole::Node);
+        nodes.filter_map(|member| Some((member.name.clone(), member.pid()?)))
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -93,7 +93,7 @@ pub async fn run(args: Args) -> Ended {
         };
         match event {
             None => break,
-            Some(LogEvent::Progress { .. }) => {}
+            Some(LogEvent::Progress { .. }) => told = true,
             Some(LogEvent::Record(record)) => {
                 told = true;
                 context

@@ -110,7 +110,7 @@ impl Errands {
     /// asked about again.
     pub(super) fn restart(&self, request: RestartRequest) {
         let (node, agent) = (request.process.node, request.agent);
-        tracing::warn!(%node, agent, "asks the agent to restart a process that is down");
+        tracing::warn!(%node, agent, "asks the agent to restart a process that is down or cannot write");
         let Ok(permit) = self.calls.clone().try_acquire_owned() else {
             return;
         };

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::Status;
 use understudy_proto::failure::{Failure, Reason};
-use understudy_proto::limits::KEY_BYTES_MAX;
 use understudy_proto::v1::follow_request::View;
 use understudy_proto::{ClientId, Pair, ShardId, Version, v1};
 use understudy_protocol::record::EncodedRecord;
@@ -160,13 +159,7 @@ pub(super) struct Filter {
 impl Filter {
     pub fn new(asked: &v1::FollowRequest) -> Result<Filter, Failure> {
         let prefix = asked.key_prefix.clone();
-        if prefix.len() > KEY_BYTES_MAX {
-            return Err(Failure::too_large(
-                "key_prefix",
-                prefix.len(),
-                KEY_BYTES_MAX,
-            ));
-        }
+        wire::check_prefix("key_prefix", &prefix)?;
         let client = match asked.client_id.is_empty() {
             true => None,
             false => Some(ClientId::from_slice(&asked.client_id).ok_or_else(|| {
@@ -268,6 +261,7 @@ pub(super) async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use understudy_proto::limits::KEY_BYTES_MAX;
 
     fn id(client: u8, sequence: u64) -> v1::RequestId {
         v1::RequestId {

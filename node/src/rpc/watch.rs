@@ -46,6 +46,7 @@ struct ShardWatch {
 }
 
 pub(super) fn start(node: Arc<Node>, asked: v1::WatchRequest) -> Result<WatchOut, Failure> {
+    wire::check_prefix("prefix", &asked.prefix)?;
     let namespace = node.namespace(&asked.namespace)?;
     let (out, stream) = mpsc::channel(16);
     for index in 0..namespace.shards {

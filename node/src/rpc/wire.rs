@@ -122,6 +122,11 @@ pub fn to_content(
     })
 }
 
+/// A prefix longer than any key finds nothing.
+pub fn check_prefix(field: &str, prefix: &[u8]) -> Result<(), Failure> {
+    check_size(field, prefix.len(), KEY_BYTES_MAX)
+}
+
 /// The one shard that all keys are in.
 pub fn one_shard<'a>(
     keys: impl Iterator<Item = &'a Bytes>,

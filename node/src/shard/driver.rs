@@ -491,7 +491,12 @@ impl Driver {
                 match &state {
                     State::Writing => control.set_condition(control::Condition::Serving),
                     State::Full => control.set_condition(control::Condition::StoreUnwell),
-                    State::Failed(_) => control.fail_store(),
+                    State::Failed(failure) => {
+                        if control.fail_store() {
+                            tracing::error!(%failure, "the store takes no writes any more; this node acts as primary no more, and \
+                                answers reads of its copies until it is restarted");
+                        }
+                    }
                 }
                 drop(control);
                 self.store = state;

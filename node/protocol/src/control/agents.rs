@@ -68,7 +68,8 @@ impl Leader {
     /// Since when the node is down, or its store takes no writes.
     pub(super) fn away_since(&self, node: NodeId) -> Option<Instant> {
         let failed = self.heard.get(&node).and_then(|heard| heard.store_failed);
-        self.down_since.get(&node).copied().or(failed)
+        let down = self.down_since.get(&node).copied();
+        down.into_iter().chain(failed).min()
     }
 
     /// Whether a node that is away is not waited for any longer.

@@ -11,7 +11,7 @@ use super::message::{
 use crate::tables::{Command, Tables};
 use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
-use understudy_proto::ids::{CopyId, NodeId, ShardId};
+use understudy_proto::ids::{CopyId, NodeId, ProcessId, ShardId};
 
 /// How eager a leader is; nothing here touches safety.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct ControlSettings {
     pub renewal_interval: Duration,
     /// Shards that are planned in one step; the others wait for the next.
     pub plans_per_step: usize,
-    /// After so long down the agent is asked to restart a process; again after twice that, four times, and so on.
+    /// After so long down, or with a store that takes no writes, the agent is asked to restart a process; again after twice that, four times, and so on.
     pub restart_after: Duration,
     /// So many exits and restarts, and a node that is down is not waited for any more: its copies go elsewhere.
     pub restarts_max: u32,
@@ -125,6 +125,8 @@ pub enum Action {
 pub enum Warning {
     /// This leader's wall clock is too far from the nodes': the tables' clock is not stepped.
     ClockFar { wall_ms: u64, median_ms: u64 },
+    /// The store of that process takes no writes any more: it needs a restart, or its machine another disk.
+    StoreFailed { process: ProcessId },
 }
 
 /// The controllers of one manager.

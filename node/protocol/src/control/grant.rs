@@ -14,7 +14,7 @@ use crate::tables::{EntryOp, NodeState};
 use std::collections::BTreeMap;
 use understudy_proto::ids::{Epoch, ProcessId, ShardId};
 
-use super::controller::Action;
+use super::controller::{Action, Warning};
 
 impl Leader {
     /// A leader that may not grant is silent, so that the node asks the others: one of them may lead.
@@ -96,8 +96,10 @@ impl Leader {
         known.wall_ms = request.wall_ms;
         known.condition = request.condition;
         let failed = request.condition == Condition::StoreFailed;
-        if failed {
-            known.store_failed.get_or_insert(turn.now);
+        if failed && known.store_failed.is_none() {
+            known.store_failed = Some(turn.now);
+            turn.out
+                .push(Action::Warn(Warning::StoreFailed { process }));
         }
         self.detector.heard(process.node, turn.now);
         if turned && let Some(of) = self.view.primaries.get(&process) {

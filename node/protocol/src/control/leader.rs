@@ -138,7 +138,7 @@ pub(super) struct Leader {
     pending: BTreeMap<ShardId, Pending>,
     pending_nodes: BTreeMap<NodeId, Pending>,
     lease_seen: Option<(Revision, Instant)>,
-    /// Nodes whose processes ended or fell silent lately.
+    /// Nodes whose processes ended, fell silent or lost their store lately.
     pub(super) failing: BTreeMap<NodeId, Failing>,
 }
 

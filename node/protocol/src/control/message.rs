@@ -372,7 +372,7 @@ pub struct ExitReport {
     pub process: Option<(NodeId, Incarnation)>,
 }
 
-/// To the agent that started a process: it is not heard any more, and is to be started anew.
+/// To the agent that started a process: it is not heard any more, or its store takes no writes; it is to be started anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartRequest {
     pub process: ProcessId,

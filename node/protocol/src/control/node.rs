@@ -167,10 +167,10 @@ impl NodeControl {
     }
 
     /// The store takes no writes any more: this process acts as primary no more, and the managers are told, so that they wait
-    /// for none of its leases.
-    pub fn fail_store(&mut self) {
-        self.store_failed = true;
-        self.urgent = true;
+    /// for none of its leases. False: that was said before.
+    pub fn fail_store(&mut self) -> bool {
+        self.urgent |= !self.store_failed;
+        !std::mem::replace(&mut self.store_failed, true)
     }
 
     /// Whether it acts as primary no more.

@@ -130,7 +130,7 @@ async fn kill_and_restart(
     let mut primaries = Vec::new();
     for _ in 0..args.faults {
         let victim = faults::busiest_primary(local, client, NAMESPACE).await?;
-        let loss = faults::kill_primary(local, victim, None, pulse, PATIENCE).await?;
+        let loss = faults::kill_primary(local, victim, &[], pulse, PATIENCE).await?;
         if shown {
             eprintln!("{}: {:.0} ms", loss.server, loss.gap_ms);
         }

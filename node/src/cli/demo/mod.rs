@@ -1,8 +1,8 @@
 //! `understudy demo`: the main job on real input, with its worst days in the middle of it.
 //!
 //! Three managers and three nodes as processes of their own; the world's airports; a service that sells numbered seats
-//! with compare-and-set, `in_sync`; passengers who write notes, lazily. Under load the primary's process is killed, just when
-//! the others stood still, and later the manager leader's. At the end everything is read back: no reservation may be
+//! with compare-and-set, `in_sync`; passengers who write notes, lazily. Under load all nodes are killed, the primary of
+//! most shards a moment after the others, and later the manager leader. At the end everything is read back: no reservation may be
 //! missing, and every acknowledged note has to be accounted for.
 
 mod agents;
@@ -18,7 +18,7 @@ mod timeline;
 pub use args::Args;
 
 use super::exit::{Ended, Exit, Trouble};
-use super::faults::{self, Standing};
+use super::faults;
 use super::local::{Local, Plan, START_LIMIT, patient_client};
 use super::pulse::Pulse;
 use agents::{Agents, Shards, settle};
@@ -44,8 +44,8 @@ const NODES: u16 = 3;
 /// Managers started again, copies repaired: bounds that a healthy cluster stays far below.
 const FAILOVER_PATIENCE: Duration = Duration::from_secs(20);
 const REPAIR_PATIENCE: Duration = Duration::from_secs(30);
-/// How long the other nodes stand still before the primary is killed: so long its lazy writes reach no copy.
-const ALONE: Duration = Duration::from_millis(250);
+/// How long before the primary the other nodes are killed: so long its lazy writes reach no copy.
+const ALONE: Duration = Duration::from_millis(300);
 /// How long clients are watched after the manager leader's end.
 const LEADER_WATCH: Duration = Duration::from_secs(3);
 
@@ -205,9 +205,9 @@ async fn faults_under_load(
     let calm = args.duration() / 4;
     tokio::time::sleep(calm).await;
     let victim = faults::busiest_primary(local, client, FLIGHTS).await?;
-    let standing = Standing::all_but(local, &victim);
+    let others = faults::kill_all_but(local, &victim).await?;
     timeline.event(&format!(
-        "every node but {} stands still for {} ms: no copy hears of its writes",
+        "kill -9 of every node but {}: for {} ms no copy hears of its writes",
         victim.server,
         ALONE.as_millis()
     ));
@@ -219,8 +219,7 @@ async fn faults_under_load(
         victim.id,
         victim.shards.len()
     ));
-    let primary =
-        faults::kill_primary(local, victim, Some(standing), pulse, FAILOVER_PATIENCE).await?;
+    let primary = faults::kill_primary(local, victim, &others, pulse, FAILOVER_PATIENCE).await?;
     timeline.event(&match primary.not_back.len() {
         0 => format!(
             "all of them have another primary, after {:.0} ms",

@@ -4,8 +4,8 @@
 //! the shards that it hit.
 
 use super::report::{
-    Report, brought_back_line, conflict_line, missing_line, thousands, two_owners_line,
-    waiting_line,
+    Report, brought_back_line, conflict_line, cut_off_line, missing_line, thousands,
+    two_owners_line, waiting_line,
 };
 use super::timeline::Series;
 use std::fmt::Write;
@@ -74,7 +74,7 @@ fn figures(report: &Report) -> String {
         ("passengers' notes, lazy", report.notes_line()),
         (
             "notes cut off by the failover",
-            report.audit.notes.cut_off().to_string(),
+            cut_off_line(&report.audit.notes),
         ),
         (
             "of these brought back",

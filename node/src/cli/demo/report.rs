@@ -3,7 +3,7 @@
 //! What went wrong is listed, never summed away.
 
 use super::args::Args;
-use super::audit::notes::{CutOff, Waiting};
+use super::audit::notes::{CutOff, NotesAudit, Waiting};
 use super::audit::{Audit, Missing, TwoOwners};
 use super::ledger::Ledger;
 use super::timeline::Series;
@@ -106,7 +106,7 @@ impl Report {
         let notes = &self.audit.notes;
         lines.figure("reservations, in_sync", self.reservations_line());
         lines.figure("passengers' notes, lazy", self.notes_line());
-        lines.figure("  cut off by the failover", notes.cut_off());
+        lines.figure("  cut off by the failover", cut_off_line(notes));
         lines.figure("  of these brought back", notes.brought_back.len());
         let few = notes.brought_back.len().min(BROUGHT_BACK_SHOWN);
         lines.list(&notes.brought_back[..few], brought_back_line);
@@ -210,6 +210,13 @@ pub fn missing_line(missing: &Missing) -> String {
     )
 }
 
+pub fn cut_off_line(notes: &NotesAudit) -> String {
+    match notes.cut_off() {
+        0 => "nothing this time".to_string(),
+        some => thousands(some as u64),
+    }
+}
+
 pub fn brought_back_line(back: &CutOff) -> String {
     format!(
         "{} ({} page {}): stood at {}, stands at {}",
@@ -220,7 +227,10 @@ pub fn brought_back_line(back: &CutOff) -> String {
 pub fn conflict_line(conflict: &CutOff) -> String {
     format!(
         "{} ({} page {}): {}",
-        conflict.request_id, conflict.flight, conflict.page, conflict.conflict
+        conflict.request_id,
+        conflict.flight,
+        conflict.page,
+        conflict.conflict.as_deref().unwrap_or_default()
     )
 }
 

@@ -446,6 +446,29 @@ fn a_process_whose_store_failed_is_followed_at_once_and_gets_nothing() {
 }
 
 #[test]
+fn what_was_said_before_does_not_take_back_that_the_store_failed() {
+    let mut bench = Bench::new();
+    bench.pass(2_000, &[1, 2, 3]);
+    let failed = bench.primary(S1);
+    let late = bench.heartbeat(failed);
+    let mut request = bench.heartbeat(failed);
+    request.condition = Condition::StoreFailed;
+    bench.send(request.clone());
+    let answer = bench.send(late.clone());
+    assert_eq!(
+        answer,
+        Some(HeartbeatOutcome::Refused(HeartbeatRefusal::Stale))
+    );
+    // A new leader that hears the older one first grants nothing: the failover is in the row.
+    bench.lead();
+    let Some(Grants::AllClaimed { except }) = bench.grants(late) else {
+        panic!("no answer");
+    };
+    assert!(except.iter().any(|claim| claim.shard == S1));
+    assert!(bench.entry(S1).begun.is_some());
+}
+
+#[test]
 fn a_restarted_primary_asks_for_no_wait_and_may_be_promoted_itself() {
     let mut bench = Bench::new();
     let primary = bench.primary(S1);

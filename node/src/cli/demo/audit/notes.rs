@@ -46,8 +46,8 @@ pub struct CutOff {
     /// Where it stood on the branch that was cut off.
     pub stood_at: String,
     pub stands_at: String,
-    /// Why it was not applied; empty: it was.
-    pub conflict: String,
+    /// Why it was not applied.
+    pub conflict: Option<String>,
 }
 
 /// A note that still waits in an orphan log.
@@ -115,7 +115,7 @@ impl HeldNotes {
                 page,
                 stood_at: pair(first).to_string(),
                 stands_at: pair(record.pair).to_string(),
-                conflict: record.conflict_reason.clone(),
+                conflict: conflict.then(|| record.conflict_reason.clone()),
             });
         }
         if conflict {
@@ -170,17 +170,19 @@ impl HeldNotes {
             .cut_off
             .iter()
             .cloned()
-            .partition(|it| !it.conflict.is_empty());
-        let mut waiting: Vec<Waiting> = Vec::new();
-        for (id, places) in &self.orphans {
-            for (_, node) in places {
-                let name = names.get(node).cloned();
-                waiting.push(Waiting {
-                    request_id: id.to_string(),
-                    orphan_log_of: name.unwrap_or_else(|| node.to_string()),
-                });
+            .partition(|it| it.conflict.is_some());
+        // What came back while this was read may have been seen in both places.
+        let settled = |id: &RequestId| self.log.contains_key(id) || self.conflicts.contains_key(id);
+        let waiting = self.orphans.iter().filter(|(id, _)| !settled(id));
+        let waiting = waiting.map(|(id, places)| {
+            let node = places.first().map_or(0, |(_, node)| *node);
+            let name = names.get(&node).cloned();
+            Waiting {
+                request_id: id.to_string(),
+                orphan_log_of: name.unwrap_or_else(|| node.to_string()),
             }
-        }
+        });
+        let mut waiting: Vec<Waiting> = waiting.collect();
         waiting.sort_by(|one, other| one.request_id.cmp(&other.request_id));
         NotesAudit {
             requests: notes().count() as u64,
