@@ -195,6 +195,19 @@ impl Cluster {
         ask!(self, Idempotent::Repeatable, declare_store_lost, request).await
     }
 
+    /// A person wants a node empty: its primaries move away, and where other nodes may take them its copies. `undo`: it is to
+    /// be used again. What is left shows in [`Cluster::nodes`].
+    pub async fn drain_node(&self, node: u64, undo: bool) -> Result<v1::DrainNodeResponse, Error> {
+        let request = v1::DrainNodeRequest { node, undo };
+        ask!(self, Idempotent::Repeatable, drain_node, request).await
+    }
+
+    /// A node that holds nothing any more leaves the cluster for good.
+    pub async fn remove_node(&self, node: u64) -> Result<v1::RemoveNodeResponse, Error> {
+        let request = v1::RemoveNodeRequest { node };
+        ask!(self, Idempotent::Repeatable, remove_node, request).await
+    }
+
     async fn call<T, F, R>(&self, kind: Idempotent, ask: F) -> Result<T, Error>
     where
         F: Fn(Stub) -> R,

@@ -2,7 +2,6 @@
 //! copies go on answering, and with room again it is as good as before. Capability B06.
 
 mod load;
-mod real;
 
 use load::Load;
 use std::fs::File;
@@ -12,6 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use understudy_client::{Client, ReadLevel};
+use understudy_node::cli::cluster_processes::{LocalCluster, Shape};
 use understudy_node::cli::faults::wait_whole;
 use understudy_node::cli::local::patient_client;
 use understudy_proto::v1::NamespacePolicy;
@@ -85,16 +85,27 @@ async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again
         Ok(disk) => disk,
         Err(why) => return println!("skipped: no small file system can be mounted here: {why}"),
     };
-    let mut cluster = real::cluster_in(1, NODES, &[], folder.path()).await;
+    let shape = Shape {
+        port_base: 0,
+        executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
+        ..Shape::new(1, NODES, folder.path())
+    };
+    let mut cluster = LocalCluster::start(&shape).unwrap();
+    cluster.wait_ready(PATIENCE).await.unwrap();
     let client = patient_client(cluster.endpoints()).await.unwrap();
     let policy = NamespacePolicy {
         shards: SHARDS,
         copies: u32::from(NODES),
         ..NamespacePolicy::default()
     };
-    let made = client.cluster().create_namespace(NAMESPACE, policy, false).await;
+    let made = client
+        .cluster()
+        .create_namespace(NAMESPACE, policy, false)
+        .await;
     made.unwrap();
-    wait_whole(&client, u32::from(NODES), PATIENCE).await.unwrap();
+    wait_whole(&client, u32::from(NODES), PATIENCE)
+        .await
+        .unwrap();
     let nodes = client.cluster().nodes().await.unwrap().nodes;
     let node = nodes.iter().find(|node| node.name == VICTIM).unwrap().node;
     until_primaries(&client, node, |its| its > 0).await;

@@ -1,6 +1,7 @@
 //! `understudy cluster`: members, shards, managers, and moving a primary.
 
 use super::client::{ClientFlags, Context};
+use super::cluster_drain;
 use super::exit::{Ended, Exit, Trouble};
 use super::output::Rows;
 use super::show::{or_dash, pair_json, yes};
@@ -43,6 +44,15 @@ enum Verb {
         /// The node's id; without it the tables choose
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
+        #[command(flatten)]
+        client: ClientFlags,
+    },
+    /// Move all primaries away from a node, and its copies where other nodes may take them
+    Drain(cluster_drain::Args),
+    /// Remove a node that holds nothing any more, for good
+    Remove {
+        /// The node's id
+        node: u64,
         #[command(flatten)]
         client: ClientFlags,
     },
@@ -98,6 +108,8 @@ pub async fn run(args: Args) -> Ended {
         Verb::Shards { all, look } => shards(&look, all).await,
         Verb::Managers { verb } => managers(verb).await,
         Verb::Transfer { shard, to, client } => transfer(&client.connect().await?, shard, to).await,
+        Verb::Drain(args) => cluster_drain::run(args).await,
+        Verb::Remove { node, client } => remove(&client.connect().await?, node).await,
         Verb::DeclareLost {
             node,
             store,
@@ -393,6 +405,19 @@ async fn transfer(context: &Context, shard: u32, to: Option<u64>) -> Ended {
             moved.primary.to_string(),
         ]);
         rows
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn remove(context: &Context, node: u64) -> Ended {
+    let removed = context.client.cluster().remove_node(node).await;
+    let removed = removed.map_err(|error| Trouble::of(format!("removing node {node}"), &error))?;
+    let document = json!({ "node": node, "revision": removed.revision });
+    context.output.print(&document, || {
+        Rows::facts([
+            ("removed", node.to_string()),
+            ("revision", removed.revision.to_string()),
+        ])
     })?;
     Ok(Exit::Done)
 }

@@ -10,6 +10,7 @@ mod bytes;
 mod client;
 mod cluster;
 pub mod cluster_agent;
+mod cluster_drain;
 pub mod cluster_processes;
 mod completion;
 mod config;

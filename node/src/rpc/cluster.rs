@@ -431,6 +431,43 @@ impl Cluster for ClusterServer {
             .await?;
         Ok(Response::new(DeclareStoreLostResponse { revision }))
     }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<DrainNodeResponse>, Status> {
+        let limit = limit(&request);
+        let DrainNodeRequest { node, undo } = request.into_inner();
+        let command = Command::DrainNode {
+            node: NodeId(node),
+            drain: !undo,
+        };
+        // Said again it changes nothing, so it needs no id of the caller's.
+        let revision = self.desk.done(None, command, limit).await?;
+        Ok(Response::new(DrainNodeResponse { revision }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
+        let limit = limit(&request);
+        let node = NodeId(request.into_inner().node);
+        let view = self.desk.view(false, limit).await?;
+        let removed = view.look(|tables| {
+            let row = tables.node(node)?;
+            (row.state == NodeState::Removed).then(|| tables.revision().0)
+        });
+        let revision = match removed {
+            // A retry, or somebody else's removal: it is done.
+            Some(revision) => revision,
+            None => {
+                let command = Command::RemoveNode { node };
+                self.desk.done(None, command, limit).await?
+            }
+        };
+        Ok(Response::new(RemoveNodeResponse { revision }))
+    }
 }
 
 /// The shard's epoch, and the copy to promote; `None` when it is the primary already.
