@@ -44,6 +44,10 @@ pub struct ControlSettings {
     pub restarts_max: u32,
     /// After so long without another one, exits and restarts are forgotten.
     pub restart_forgets: Duration,
+    /// After so long with every node up and every shard whole, copies and primaries are moved to where there are fewer; zero: never.
+    pub balance_after: Duration,
+    /// Between two such moves at least.
+    pub balance_pause: Duration,
 }
 
 impl Default for ControlSettings {
@@ -64,6 +68,8 @@ impl Default for ControlSettings {
             restart_after: ms(2_000),
             restarts_max: 5,
             restart_forgets: ms(60_000),
+            balance_after: ms(60_000),
+            balance_pause: ms(1_000),
         }
     }
 }

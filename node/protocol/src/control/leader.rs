@@ -3,6 +3,7 @@
 //! All of it is soft: a new leader starts empty and waits out what it cannot know.
 
 use super::agents::Failing;
+use super::balance::Balance;
 use super::clock::Clock;
 use super::controller::{Action, ControlSettings, Input};
 use super::failover::Failover;
@@ -140,6 +141,7 @@ pub(super) struct Leader {
     lease_seen: Option<(Revision, Instant)>,
     /// Nodes whose processes ended, fell silent or lost their store lately.
     pub(super) failing: BTreeMap<NodeId, Failing>,
+    pub(super) balance: Balance,
 }
 
 impl Leader {
@@ -166,7 +168,13 @@ impl Leader {
             pending_nodes: BTreeMap::new(),
             lease_seen: None,
             failing: BTreeMap::new(),
+            balance: Balance::default(),
         }
+    }
+
+    /// Whether a change of a row is proposed and not made yet.
+    pub(super) fn proposes(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -272,6 +280,7 @@ impl Leader {
             NodeState::Removed => self.detector.forget(node),
             _ => self.detector.watch(node, turn.now),
         }
+        self.balance.calm_since = None;
         let down = entry.state == NodeState::Down;
         if down {
             self.down_since.entry(node).or_insert(turn.now);
@@ -300,6 +309,7 @@ impl Leader {
         self.drive_hand_overs(turn);
         self.ask_agents(turn);
         self.look_again(turn);
+        self.balance(turn);
         self.lower_lease(turn);
         self.keep_clock(turn, wall_ms);
         let longest = turn.tables.settings().lease_longest;

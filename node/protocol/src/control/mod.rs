@@ -5,6 +5,7 @@
 //! its leases. Neither sends anything nor has a clock: whoever drives them does both.
 
 mod agents;
+mod balance;
 mod clock;
 mod controller;
 mod failover;

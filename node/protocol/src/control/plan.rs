@@ -120,7 +120,7 @@ impl Leader {
             .or_else(|| self.finish_leaving(turn, shard, entry))
             .or_else(|| self.drop_lost_witness(turn, entry))
             .or_else(|| self.fill(turn, shard, entry))
-            .or_else(|| self.shed(turn, entry))
+            .or_else(|| self.shed(turn, shard, entry))
             .map(|op| release_witness(entry, op))
     }
 
@@ -234,7 +234,7 @@ impl Leader {
     }
 
     /// Takes away what is too much, once enough full copies are here.
-    fn shed(&self, turn: &Turn, entry: &ShardEntry) -> Option<EntryOp> {
+    fn shed(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
         let wanted = turn.tables.namespace(entry.namespace)?.settings.copies as usize;
         let standing = |c: CopyId| self.standing(turn, entry, c);
         let joins = || entry.joining.difference(&entry.leaving).copied();
@@ -253,7 +253,7 @@ impl Leader {
         if let Some(copy) = secondaries.clone().find(|c| standing(*c) == Standing::Gone) {
             return Some(EntryOp::Remove { copy });
         }
-        if let Some(copy) = joins().next() {
+        if let Some(copy) = joins().find(|copy| self.balance.joins != Some((shard, *copy))) {
             return Some(EntryOp::MarkLeaving { copy });
         }
         if let Some(copy) = secondaries.find(|c| standing(*c) == Standing::Unwanted) {
@@ -264,7 +264,11 @@ impl Leader {
         }
         let present = entry.secondaries.iter().copied();
         let present = present.filter(|c| standing(*c) == Standing::Here);
-        let copy = present.max_by_key(|c| self.view.copies_at(c.node))?;
+        // The site with the most of its copies first, then the fullest node.
+        let site = |c: &CopyId| turn.tables.node(c.node).map(|node| node.site.as_str());
+        let in_site = |c: &CopyId| entry.full_copies().filter(|o| site(o) == site(c)).count();
+        let full = |c: &CopyId| turn.tables.node(c.node).map(|node| self.fullness(node));
+        let copy = present.max_by_key(|c| (in_site(c), full(c)))?;
         Some(EntryOp::MarkLeaving { copy })
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::*;
 
 mod agents;
+mod balance;
 
 const S1: ShardId = ShardId(1);
 const S2: ShardId = ShardId(2);
