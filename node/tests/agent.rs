@@ -1,6 +1,6 @@
 //! The agent of a machine with real processes: what is killed comes back and its lease is not waited for, the agent and its
 //! processes outlive each other, people's wishes hold, and a manager has what is silent restarted.
-// capability A02
+// capabilities A02, A03, A07
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
@@ -186,6 +186,7 @@ async fn what_is_killed_comes_back_at_once_and_agent_and_processes_outlive_each_
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
+// capability B13: nobody reports that a process stands still; only its heartbeats fail to come
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; run by the gate's live part"]
 async fn a_manager_has_the_agent_restart_a_process_that_hangs() {

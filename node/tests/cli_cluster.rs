@@ -86,6 +86,7 @@ fn names<const N: usize>(names: [&'static str; N]) -> BTreeSet<&'static str> {
     names.into_iter().collect()
 }
 
+// capabilities A13, B19
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn objects_are_written_read_and_followed() {
@@ -214,6 +215,7 @@ async fn objects_are_written_read_and_followed() {
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
+// capabilities P34, P35
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn transactions_imports_and_exports_read_and_write_lines() {
@@ -312,6 +314,7 @@ nonsense
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
+// capabilities A11, B01, B03, B12
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn the_cluster_is_shown_and_run() {

@@ -111,6 +111,7 @@ impl World {
     }
 }
 
+// capabilities A14, A15
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn what_changes_is_followed_and_what_is_gone_is_told() {

@@ -417,6 +417,7 @@ async fn route_led_by(address: &str, wanted: impl Fn(u64) -> bool + Copy) -> Rou
     .await
 }
 
+// capabilities A10, B02, B03, B09, B10, B11, B15, B17
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_falls_silent_is_replaced_and_its_leases_end_first() {
     let managers = managers(3).await;

@@ -52,6 +52,7 @@ fn managers(cluster: &LocalCluster) -> Vec<String> {
     managers.map(|member| member.name.clone()).collect()
 }
 
+// trap G3
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; run by the gate's live part"]
 async fn no_write_fails_while_all_managers_are_away() {

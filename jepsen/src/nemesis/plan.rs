@@ -204,6 +204,7 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
 mod tests {
     use super::*;
 
+    // capability B13
     #[test]
     fn a_plan_replays_and_has_enough_faults() {
         let scale = Scale {

@@ -339,6 +339,7 @@ mod tests {
         assert!(with_prefix("").apply(epoch_start).is_some());
     }
 
+    // capabilities A14, A15
     #[test]
     fn a_view_leaves_the_other_side_out() {
         let seen = |view: View| {

@@ -511,6 +511,7 @@ fn a_session_that_was_silent_for_the_horizon_ends_for_good() {
     assert!(matches!(many, Err(Refusal::TooMany { .. })));
 }
 
+// capability A11
 #[test]
 fn bindings_are_listed_by_prefix_and_expire_by_the_tables_clock() {
     let mut desk = Desk::default();
@@ -558,6 +559,7 @@ fn bindings_are_listed_by_prefix_and_expire_by_the_tables_clock() {
     assert_eq!(changes[0].what, Changed::Unbound("a/b".to_string()));
 }
 
+// capability A06; trap G13
 #[test]
 fn lengths_keep_their_rules() {
     let mut desk = Desk::default();

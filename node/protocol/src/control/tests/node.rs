@@ -131,6 +131,7 @@ fn without_progress_no_heartbeat_is_sent() {
     assert!(node.next_heartbeat(at(1_000), 0, true).is_some());
 }
 
+// capability B06
 #[test]
 fn a_process_whose_store_failed_acts_no_more_and_says_so_without_progress() {
     let mut node = node();

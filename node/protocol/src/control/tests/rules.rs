@@ -420,6 +420,7 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
     assert_eq!(bench.entry(S1).epoch, Epoch(2), "no wait is left");
 }
 
+// capabilities B06, B08
 #[test]
 fn a_process_whose_store_failed_is_followed_at_once_and_gets_nothing() {
     let mut bench = Bench::new();
@@ -483,6 +484,7 @@ fn a_restarted_primary_asks_for_no_wait_and_may_be_promoted_itself() {
     assert_eq!(bench.entry(S1).primary, Some(bench.process(primary)));
 }
 
+// capability B14
 #[test]
 fn the_most_advanced_sealed_copy_is_promoted_epoch_first() {
     let mut bench = Bench::new();
@@ -647,6 +649,7 @@ fn the_target_of_a_hand_over_is_waited_for_longer_than_others() {
     assert_eq!(bench.primary(S1), target);
 }
 
+// capabilities B11, B16
 #[test]
 fn a_replacement_is_placed_when_a_node_stays_away_and_joins_until_complete() {
     let mut bench = Bench::new();
