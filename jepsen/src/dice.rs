@@ -18,6 +18,8 @@ pub enum Purpose {
     Hosts = 6,
     MoreFaults = 7,
     LeaseFaults = 8,
+    /// Promotions that a person forces, and what that person says of each.
+    ForcedFaults = 50,
     /// The first client; the next ones follow.
     Clients = 100,
 }

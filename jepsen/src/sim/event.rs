@@ -54,6 +54,10 @@ pub enum Event {
     FaultEnds {
         fault: usize,
     },
+    /// The person of that fault looks at its shard.
+    Person {
+        fault: usize,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -112,6 +112,14 @@ mutants! {
     WitnessBeforeDemand = "witness-before-demand";
     /// A beacon that says that the primary has no lease counts like one that says that it has one.
     LeaselessBeaconResets = "leaseless-beacon-resets";
+    /// A forced promotion waits for no lease.
+    ForcedSkipsLeases = "forced-skips-leases";
+    /// A forced promotion opens the cut that any failover opens: none in an in_sync shard, without the sealed copies in a lazy one.
+    ForcedCutsLikeOthers = "forced-cuts-like-others";
+    /// The next failover forgets that one was forced.
+    ForgetForced = "forget-forced";
+    /// A copy of an in_sync shard drops what it undoes after a forced promotion, too.
+    DropForcedOrphans = "drop-forced-orphans";
 }
 
 #[cfg(feature = "mutants")]

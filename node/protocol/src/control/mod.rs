@@ -6,6 +6,7 @@
 
 mod clock;
 mod controller;
+pub mod describe;
 mod failover;
 mod grant;
 mod hand_over;
@@ -22,4 +23,5 @@ pub(crate) mod tests;
 
 pub use controller::{Action, ControlSettings, Controller, Input, Warning};
 pub use lease::LeaseHolder;
+pub use message::{Awaited, FailoverProgress};
 pub use node::{Answered, NodeControl};
