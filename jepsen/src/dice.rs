@@ -21,6 +21,8 @@ pub enum Purpose {
     /// The agents' own, and one for the world's use of them.
     Agents = 20,
     StoreFaults = 30,
+    /// Promotions that a person forces, and what that person says of each.
+    ForcedFaults = 50,
     /// The first client; the next ones follow.
     Clients = 100,
 }

@@ -139,7 +139,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let s = summary.statistics;
     let least = summary.least.unwrap_or_default();
     format!(
-        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} promotions forced, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
@@ -155,6 +155,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
         s.may_have_run,
         s.without_managers,
         s.no_lease,
+        s.forced,
         s.broken,
         s.virtual_us as f64 / 3.6e9,
         rate

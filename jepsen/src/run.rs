@@ -79,6 +79,7 @@ impl Summary {
         sum.may_have_run += one.may_have_run;
         sum.without_managers += one.without_managers;
         sum.no_lease += one.no_lease;
+        sum.forced += one.forced;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

@@ -33,6 +33,8 @@ pub struct Env {
     pub keep: Keep,
     /// Where writes were refused for want of a lease since the last look.
     pub refused: Vec<(usize, ShardId)>,
+    /// Promotions that a person forced.
+    pub forced: u64,
 }
 
 impl Env {
@@ -51,6 +53,7 @@ impl Env {
             registered: BTreeMap::new(),
             keep: Keep::default(),
             refused: Vec::new(),
+            forced: 0,
         }
     }
 

@@ -60,6 +60,10 @@ pub enum Event {
         report: ExitReport,
         more: u32,
     },
+    /// The person of that fault looks at its shard.
+    Person {
+        fault: usize,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -14,6 +14,7 @@ mod host;
 mod managers;
 mod network;
 mod outcome;
+mod person;
 mod process;
 mod quiet;
 mod start_check;

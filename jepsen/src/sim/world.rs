@@ -11,6 +11,7 @@ use super::host::Host;
 use super::managers::Managers;
 use super::network::Place;
 use super::outcome::{Outcome, Statistics};
+use super::person::Forcing;
 use super::quiet::{Expected, Quiet};
 use super::trace::{Keep, Trace};
 use crate::dice::{Dice, Purpose};
@@ -50,6 +51,7 @@ pub struct World {
     pub(super) faults_done: u64,
     pub(super) quiet: Quiet,
     pub(super) expected: BTreeMap<usize, Expected>,
+    pub(super) forcings: BTreeMap<usize, Forcing>,
     without_managers: u64,
     no_lease: u64,
     pub(super) agents: Dice,
@@ -113,6 +115,7 @@ impl World {
             faults_done: 0,
             quiet: Quiet::default(),
             expected: BTreeMap::new(),
+            forcings: BTreeMap::new(),
             without_managers: 0,
             no_lease: 0,
             agents: Dice::new(seed, Purpose::Agents, 1),
@@ -139,6 +142,7 @@ impl World {
             may_have_run: self.env.invariants.forgotten().1 as u64,
             without_managers: self.without_managers,
             no_lease: self.no_lease,
+            forced: self.env.forced,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };
@@ -304,6 +308,7 @@ impl World {
             Event::FaultBegins { fault } => self.fault_begins(fault),
             Event::FaultEnds { fault } => self.fault_ends(fault),
             Event::AgentReports { node, report, more } => self.agent_reports(node, report, more),
+            Event::Person { fault } => self.person_looks(fault),
         }
     }
 

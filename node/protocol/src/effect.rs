@@ -109,6 +109,8 @@ pub struct Assignment {
     pub in_sync: Option<InSyncSet>,
     /// Whose answers the lease from the witnesses needs; with none there is no such lease.
     pub witnesses: BTreeSet<CopyId>,
+    /// The newest epoch that a forced promotion began: what an in_sync copy undoes of earlier epochs may have been acknowledged.
+    pub forced: Option<Epoch>,
 }
 
 /// Who has to have a record before it is committed.
@@ -139,6 +141,7 @@ impl Assignment {
             open_cut_lists_me: false,
             in_sync: None,
             witnesses: BTreeSet::new(),
+            forced: None,
         }
     }
 

@@ -116,6 +116,14 @@ mutants! {
     ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
     /// A process that told that its store failed goes on as primary while it has a lease.
     ActWithFailedStore = "act-with-failed-store";
+    /// A forced promotion waits for no lease.
+    ForcedSkipsLeases = "forced-skips-leases";
+    /// A forced promotion opens the cut that any failover opens: none in an in_sync shard, without the sealed copies in a lazy one.
+    ForcedCutsLikeOthers = "forced-cuts-like-others";
+    /// The next failover forgets that one was forced.
+    ForgetForced = "forget-forced";
+    /// A copy of an in_sync shard drops what it undoes after a forced promotion, too.
+    DropForcedOrphans = "drop-forced-orphans";
 }
 
 #[cfg(feature = "mutants")]

@@ -41,6 +41,8 @@ stories! {
     a_failed_precondition_is_an_outcome
     a_failover_cuts_off_a_tail
     a_failover_while_orphans_go_back
+    a_forced_promotion_keeps_what_was_acknowledged
+    a_forced_promotion_passes_over_a_sealed_copy
     a_full_copy_is_interrupted_and_resumed
     a_promoted_copy_submits_its_own_orphans
     a_rebuilt_copy_keeps_its_orphans

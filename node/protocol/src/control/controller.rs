@@ -5,8 +5,8 @@
 
 use super::leader::{Leader, Turn};
 use super::message::{
-    ExitReport, HandOverAnswer, HandOverRequest, HeartbeatAnswer, HeartbeatOutcome,
-    HeartbeatRefusal, HeartbeatRequest, RestartRequest, SealAnswer, SealRequest,
+    ExitReport, FailoverProgress, HandOverAnswer, HandOverRequest, HeartbeatAnswer,
+    HeartbeatOutcome, HeartbeatRefusal, HeartbeatRequest, RestartRequest, SealAnswer, SealRequest,
 };
 use crate::tables::{Command, Tables};
 use crate::time::{Duration, Instant};
@@ -209,6 +209,23 @@ impl Controller {
         match &self.role {
             Role::Leading(leader) => leader.report(shard, copy),
             Role::Following { .. } => None,
+        }
+    }
+
+    /// What the shard's failover waits for. `None`: none is under way, or this manager does not lead.
+    pub fn failover(
+        &self,
+        now: Instant,
+        tables: &Tables,
+        shard: ShardId,
+    ) -> Option<FailoverProgress> {
+        match &self.role {
+            Role::Following { .. } => None,
+            Role::Leading(leader) => {
+                let mut nothing = Vec::new();
+                let turn = Turn::new(now, tables, &self.settings, &mut nothing);
+                leader.progress(&turn, shard)
+            }
         }
     }
 

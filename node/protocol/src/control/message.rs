@@ -319,6 +319,31 @@ impl SealOutcome {
     }
 }
 
+/// A failover that is under way, as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverProgress {
+    pub epoch: Epoch,
+    /// Empty: it is carried out at any moment.
+    pub waits_for: Vec<Awaited>,
+}
+
+/// What a failover waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaited {
+    /// Its beginning is not recorded yet.
+    TheTables,
+    /// None of those that may be promoted promised the epoch yet.
+    OneOfTheCandidates(Vec<CopyId>),
+    /// The copy that a person chose did not promise the epoch yet.
+    Seal(CopyId),
+    /// The copy that a person chose has less than when that person looked.
+    AsMuchAsShown { have: Pair, shown: Pair },
+    /// None of these promised the epoch, so that the old primary may have a lease from them; or an exit report, or a person's word.
+    OneOfTheWitnesses(Vec<CopyId>),
+    /// The managers' lease that the old primary may have, for at most so long.
+    LeaseOfTheManagers { left: Duration },
+}
+
 /// Asks a primary to hand over: hold new requests, wait until the target has everything, promise the new epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandOverRequest {

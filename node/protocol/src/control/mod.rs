@@ -8,6 +8,7 @@ mod agents;
 mod balance;
 mod clock;
 mod controller;
+pub mod describe;
 mod failover;
 mod grant;
 mod hand_over;
@@ -24,4 +25,5 @@ pub(crate) mod tests;
 
 pub use controller::{Action, ControlSettings, Controller, Input, Warning};
 pub use lease::LeaseHolder;
+pub use message::{Awaited, FailoverProgress};
 pub use node::{Answered, NodeControl};

@@ -75,6 +75,15 @@ pub struct Row {
     pub in_sync: Option<InSyncSet>,
     pub eligible: BTreeSet<CopyId>,
     pub witnesses: BTreeSet<CopyId>,
+    /// The newest epoch that a forced promotion began.
+    pub forced: Option<Epoch>,
+}
+
+impl Row {
+    /// Whether what was acknowledged under that pair may have been passed over by a forced promotion.
+    fn may_be_passed_over(&self, pair: Pair) -> bool {
+        self.forced.is_some_and(|forced| pair.epoch < forced)
+    }
 }
 
 /// All checks and what they remember.
@@ -277,6 +286,13 @@ impl Invariants {
         self.primaries.row_changed(shard, old, &row)?;
         self.reconciled.row_changed(shard, &row);
         i6_committed::promoted_is_in_sync(shard, old, &row)?;
+        let since = old.map_or(Epoch::ZERO, |old| old.epoch);
+        if row.forced > Some(since) {
+            let promoted = row.primary.map(ProcessId::copy);
+            let last = promoted.map_or(Pair::ZERO, |copy| self.position(copy, shard));
+            self.committed
+                .passed_over(shard, row.epoch, last, &self.branches)?;
+        }
         self.rows.insert(shard, row);
         self.check_acknowledged(shard)
     }

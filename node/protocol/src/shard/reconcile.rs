@@ -16,7 +16,7 @@ use crate::record::{Body, Record, RequestBody};
 use crate::request::{DedupEntry, Outcome};
 use crate::store::{Orphan, StoreError};
 use bytes::Bytes;
-use understudy_proto::limits::GIVEN_BACK_BYTES_MAX;
+use understudy_proto::limits::{GIVEN_BACK_BYTES_MAX, PENDING_RECORDS_MAX};
 use understudy_proto::{NodeId, Pair};
 
 /// What is to be done with an orphan.
@@ -115,13 +115,16 @@ impl Replica {
         primary.given_back < GIVEN_BACK_BYTES_MAX
     }
 
-    /// Under the lease, and not while a hand-over waits for the target to have everything.
+    /// Under the lease, and not while a hand-over waits for the target to have everything. in_sync: while something commits
+    /// and not much waits for it.
     fn may_reconcile(&self, context: &Context<'_>) -> bool {
         matches!(&self.role, Role::Primary(primary) if !primary.hands_over())
             && self.check_primary(context).is_ok()
+            && !self.too_few_in_sync()
+            && self.live.pending.len() < PENDING_RECORDS_MAX
     }
 
-    /// Up to where everything is durable here and at every secondary that is not joining.
+    /// Up to where everything is durable here and at every secondary that is not joining; in_sync also committed.
     fn everywhere(&self) -> Pair {
         let Role::Primary(primary) = &self.role else {
             return Pair::ZERO;
@@ -130,7 +133,7 @@ impl Replica {
         let secondaries = self.row().secondaries.iter().filter(|copy| **copy != me);
         secondaries
             .map(|copy| primary.streams.acknowledged(*copy).unwrap_or(Pair::ZERO))
-            .fold(self.durable, Pair::min)
+            .fold(self.visible.min(self.durable), Pair::min)
     }
 
     /// Judges one orphan and logs what comes of it.

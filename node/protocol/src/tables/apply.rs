@@ -3,6 +3,7 @@
 use super::answers::Outcome;
 use super::command::{Answer, Command, EntryChange, Envelope, Refusal, invalid, not_allowed};
 use super::command::{ENTRY_CHANGES_MAX, EntryOp, RENEWALS_MAX};
+use super::forced::Forced;
 use super::membership::{LaunchId, NodeEntry, NodeState, Registration};
 use super::naming::{Namespace, NamespaceSettings};
 use super::settings::ClusterSettings;
@@ -130,6 +131,11 @@ impl Tables {
                 revision,
             } => self.bind(name, endpoints, *lease_ms, *revision, changes),
             Command::Unbind { name, revision } => self.unbind(name, *revision, changes),
+            Command::ForcePromotion {
+                shard,
+                revision,
+                forced,
+            } => self.force_promotion(*shard, *revision, *forced, changes),
         }
     }
 
@@ -463,6 +469,28 @@ impl Tables {
         self.naming.shards.insert(shard, new.clone());
         changes.push(Changed::Shard(shard, new));
         Ok(())
+    }
+
+    fn force_promotion(
+        &mut self,
+        shard: ShardId,
+        revision: Revision,
+        forced: Forced,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let Some(old) = self.naming.shards.get(&shard) else {
+            return Err(Refusal::NotFound {
+                what: format!("shard {shard}"),
+            });
+        };
+        expect_revision(Some(revision), old.revision)?;
+        self.check_forced(old, &forced)?;
+        let mut new = old.clone();
+        new.force(forced)?;
+        new.revision = changes.revision;
+        self.naming.shards.insert(shard, new.clone());
+        changes.push(Changed::Shard(shard, new));
+        self.done(changes)
     }
 
     /// A copy gets a role only at a node that has its store now; a process acts only while it is the newest.

@@ -717,6 +717,13 @@ fn command() -> impl Strategy<Value = (Command, bool)> {
         1 => name().prop_map(|name| Command::DeleteNamespace { name }),
         12 => prop::collection::vec(change(), 1..3).prop_map(Command::ChangeEntries),
         1 => copy().prop_map(|copy| Command::DeclareStoreLost { copy }),
+        2 => ((1..5_u64).prop_map(ShardId), copy(), any::<bool>()).prop_map(|(shard, copy, stopped)| {
+            let incarnation = Incarnation(1);
+            let process = ProcessId { node: copy.node, store: copy.store, incarnation };
+            let stopped = stopped.then_some(process);
+            let forced = Forced { copy, least: Pair::ZERO, stopped };
+            Command::ForcePromotion { shard, revision: Revision::ZERO, forced }
+        }),
         1 => client().prop_map(|client| Command::RegisterSession { client }),
         1 => client().prop_map(|client| Command::CloseSession { client }),
         1 => (0..200_000_u64).prop_map(|to_ms| Command::RaiseClock { from_ms: 0, to_ms, step: false }),
@@ -743,6 +750,14 @@ fn with_right_revisions(tables: &Tables, command: Command) -> Command {
                 change.revision = row.map_or(Revision::ZERO, |r| r.revision);
             }
             Command::ChangeEntries(list)
+        }
+        Command::ForcePromotion { shard, forced, .. } => {
+            let revision = tables.shard(shard).map_or(Revision::ZERO, |r| r.revision);
+            Command::ForcePromotion {
+                shard,
+                revision,
+                forced,
+            }
         }
         Command::SetNodeState { node, state, .. } => {
             let revision = tables.node(node).map_or(Revision::ZERO, |n| n.revision);

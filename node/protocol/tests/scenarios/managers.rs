@@ -33,6 +33,7 @@ impl World {
             .unwrap_or_default();
         let members = words.nodes_option("in-sync")?;
         let witnesses = words.nodes_option("witnesses")?;
+        let forced = words.number_option("forced")?.map(Epoch);
         let min: Option<u32> = words.number_option("min-in-sync")?;
         let in_sync = match min {
             Some(min) => Some(InSyncSet {
@@ -63,6 +64,7 @@ impl World {
             open_cut_lists_me: false,
             in_sync: in_sync.clone(),
             witnesses: self.copies_of(&witnesses)?.into_iter().collect(),
+            forced,
         };
         let row = Row {
             epoch,
@@ -71,6 +73,7 @@ impl World {
             secondaries: assignment.secondaries.iter().copied().collect(),
             in_sync: in_sync.clone(),
             witnesses: assignment.witnesses.clone(),
+            forced,
             ..Row::default()
         };
         let changed = self.invariants.on_row(SHARD, row);

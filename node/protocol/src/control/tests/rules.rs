@@ -10,21 +10,21 @@ use understudy_proto::ids::*;
 mod agents;
 mod balance;
 
-const S1: ShardId = ShardId(1);
-const S2: ShardId = ShardId(2);
+pub(super) const S1: ShardId = ShardId(1);
+pub(super) const S2: ShardId = ShardId(2);
 
-struct Bench {
-    now: Instant,
-    tables: Tables,
-    controller: Controller,
-    sequences: BTreeMap<ProcessId, u64>,
-    index: u64,
-    term: u64,
+pub(super) struct Bench {
+    pub(super) now: Instant,
+    pub(super) tables: Tables,
+    pub(super) controller: Controller,
+    pub(super) sequences: BTreeMap<ProcessId, u64>,
+    pub(super) index: u64,
+    pub(super) term: u64,
 }
 
 impl Bench {
     /// Three nodes, two shards, all placed, and a leader of term 1.
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         super::choose_mutant();
         let mut bench = Bench {
             now: Instant::ZERO + Duration::from_millis(10_000),
@@ -50,7 +50,7 @@ impl Bench {
         bench
     }
 
-    fn register(&mut self, n: u64) {
+    pub(super) fn register(&mut self, n: u64) {
         self.apply(Command::RegisterNode(Registration {
             name: format!("n{n}"),
             store: StoreId(n.into()),
@@ -59,7 +59,7 @@ impl Bench {
         }));
     }
 
-    fn lead(&mut self) {
+    pub(super) fn lead(&mut self) {
         self.term += 1;
         let term = self.term;
         self.step(Input::Elected { term });
@@ -67,7 +67,7 @@ impl Bench {
         self.step(Input::QuorumAcked { sent: self.now });
     }
 
-    fn apply(&mut self, command: Command) -> Applied {
+    pub(super) fn apply(&mut self, command: Command) -> Applied {
         self.index += 1;
         let client = ClientId::from_parts(1, 0);
         let sequence = Sequence(self.index);
@@ -76,7 +76,7 @@ impl Bench {
     }
 
     /// Steps, applies what is proposed, and gives all other actions.
-    fn step(&mut self, input: Input) -> Vec<Action> {
+    pub(super) fn step(&mut self, input: Input) -> Vec<Action> {
         let mut input = Some(input);
         let mut others = Vec::new();
         while let Some(next) = input.take() {
@@ -96,7 +96,7 @@ impl Bench {
     }
 
     /// Time passes, with a leader that keeps its quorum, and only these nodes alive.
-    fn pass(&mut self, ms: u64, alive: &[u64]) -> Vec<Action> {
+    pub(super) fn pass(&mut self, ms: u64, alive: &[u64]) -> Vec<Action> {
         let mut actions = Vec::new();
         for _ in 0..ms / 10 {
             self.now = self.now + Duration::from_millis(10);
@@ -109,11 +109,11 @@ impl Bench {
         actions
     }
 
-    fn process(&self, n: u64) -> ProcessId {
+    pub(super) fn process(&self, n: u64) -> ProcessId {
         self.tables.node(NodeId(n)).unwrap().process()
     }
 
-    fn heartbeat(&mut self, n: u64) -> HeartbeatRequest {
+    pub(super) fn heartbeat(&mut self, n: u64) -> HeartbeatRequest {
         let process = self.process(n);
         let sequence = self.sequences.entry(process).or_default();
         *sequence += 1;
@@ -137,7 +137,7 @@ impl Bench {
         }
     }
 
-    fn send(&mut self, request: HeartbeatRequest) -> Option<HeartbeatOutcome> {
+    pub(super) fn send(&mut self, request: HeartbeatRequest) -> Option<HeartbeatOutcome> {
         let actions = self.step(Input::Heartbeat(request));
         actions.into_iter().find_map(|a| match a {
             Action::AnswerHeartbeat(answer) => Some(answer.outcome),
@@ -145,27 +145,27 @@ impl Bench {
         })
     }
 
-    fn beat(&mut self, n: u64) -> Option<HeartbeatOutcome> {
+    pub(super) fn beat(&mut self, n: u64) -> Option<HeartbeatOutcome> {
         let request = self.heartbeat(n);
         self.send(request)
     }
 
-    fn grants(&mut self, request: HeartbeatRequest) -> Option<Grants> {
+    pub(super) fn grants(&mut self, request: HeartbeatRequest) -> Option<Grants> {
         match self.send(request)? {
             HeartbeatOutcome::Taken(taken) => Some(taken.grants),
             HeartbeatOutcome::Refused(why) => panic!("{why:?}"),
         }
     }
 
-    fn entry(&self, shard: ShardId) -> &ShardEntry {
+    pub(super) fn entry(&self, shard: ShardId) -> &ShardEntry {
         self.tables.shard(shard).unwrap()
     }
 
-    fn primary(&self, shard: ShardId) -> u64 {
+    pub(super) fn primary(&self, shard: ShardId) -> u64 {
         self.entry(shard).primary.unwrap().node.0
     }
 
-    fn others(&self, shard: ShardId) -> Vec<u64> {
+    pub(super) fn others(&self, shard: ShardId) -> Vec<u64> {
         self.entry(shard)
             .secondaries
             .iter()
@@ -173,14 +173,14 @@ impl Bench {
             .collect()
     }
 
-    fn seal(&mut self, n: u64, shard: ShardId, last: Pair) -> Vec<Action> {
+    pub(super) fn seal(&mut self, n: u64, shard: ShardId, last: Pair) -> Vec<Action> {
         let epoch = self.entry(shard).begun.expect("a begun failover").epoch;
         let from = self.process(n);
         let seals = vec![(Claim { shard, epoch }, SealOutcome::Sealed { last })];
         self.step(Input::SealAnswer(SealAnswer { from, seals }))
     }
 
-    fn ask_new_epoch(&mut self, shard: ShardId) -> Option<HeartbeatOutcome> {
+    pub(super) fn ask_new_epoch(&mut self, shard: ShardId) -> Option<HeartbeatOutcome> {
         let primary = self.primary(shard);
         let epoch = self.entry(shard).epoch;
         let mut request = self.heartbeat(primary);
@@ -193,7 +193,14 @@ impl Bench {
         self.send(request)
     }
 
-    fn report(&mut self, n: u64, shard: ShardId, followed: Epoch, promised: Epoch, orphans: u64) {
+    pub(super) fn report(
+        &mut self,
+        n: u64,
+        shard: ShardId,
+        followed: Epoch,
+        promised: Epoch,
+        orphans: u64,
+    ) {
         let mut request = self.heartbeat(n);
         request.reports = vec![CopyReport {
             shard,
