@@ -43,7 +43,7 @@ impl Disk {
 
     fn free_mib(&self) -> u64 {
         let room = rustix::fs::statvfs(&self.0).unwrap();
-        room.f_bavail * room.f_frsize >> 20
+        (room.f_bavail * room.f_frsize) >> 20
     }
 
     fn fill(&self) -> PathBuf {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use understudy_client::v1::NodeInfo;
 
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,7 +39,17 @@ pub async fn run(args: Args) -> Ended {
     told.map_err(|error| Trouble::of(format!("draining node {}", args.node), &error))?;
     let end = Instant::now() + Duration::from_secs(args.wait);
     loop {
-        let node = look(&context, args.node).await?;
+        let node = match look(&context, args.node).await {
+            Ok(node) => node,
+            // The wish is written; that nobody answers for a moment does not take it back.
+            Err(trouble) if trouble.exit == Exit::NotFound || Instant::now() >= end => {
+                return Err(trouble);
+            }
+            Err(_) => {
+                sleep(LOOK_EVERY).await;
+                continue;
+            }
+        };
         let left = node.primaries
             + match args.empty {
                 true => node.secondaries + node.joining,
@@ -80,9 +90,9 @@ async fn look(context: &Context, id: u64) -> Result<NodeInfo, Trouble> {
 
 fn waited(args: &Args, node: &NodeInfo) -> Trouble {
     let why = match node.primaries {
-        0 => "its copies stay while no other node may take them".to_string(),
+        0 => "its copies are on their way, or no other node may take them".to_string(),
         left => format!(
-            "it is still the primary of {left} shards: no complete copy of them is up elsewhere"
+            "it is still the primary of {left} shards: each needs a complete copy that is up elsewhere"
         ),
     };
     Trouble::new(

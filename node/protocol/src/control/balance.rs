@@ -7,18 +7,46 @@
 use super::leader::{Leader, Turn};
 use crate::tables::{EntryOp, NodeEntry, NodeState, ShardEntry};
 use crate::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 use understudy_proto::ids::{CopyId, NodeId, ShardId};
 
-/// Nodes at each end of the order that are tried with each other.
-const ENDS: usize = 3;
+/// A copy that joins for balance's sake and is not complete after so long is let go again.
+const JOINS_FOR: Duration = Duration::from_millis(30 * 60_000);
+/// Rows that one search looks at for a pair of nodes; what lies behind is looked at by a later one. And pairs of nodes.
+const LOOKS_MAX: usize = 1_024;
+const PAIRS_MAX: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Balance {
     /// Since when every node is up and every shard has its copies.
-    pub(super) calm_since: Option<Instant>,
-    moved: Option<Instant>,
-    /// The copy that joins though the shard has enough. Another leader does not know it, and lets it go again.
-    pub(super) joins: Option<(ShardId, CopyId)>,
+    calm_since: Option<Instant>,
+    /// When was last searched.
+    searched: Option<Instant>,
+    /// Nothing was found, and neither a row nor a node changed since.
+    fruitless: bool,
+    /// Where the search goes on.
+    cursor: ShardId,
+    /// The copy that joins though the shard has enough, and since when. Another leader does not know it, and lets it go again.
+    joins: Option<(ShardId, CopyId, Instant)>,
+}
+
+impl Balance {
+    pub(super) fn row_changed(&mut self) {
+        self.fruitless = false;
+    }
+
+    /// The wait begins anew.
+    pub(super) fn node_changed(&mut self) {
+        self.fruitless = false;
+        self.calm_since = None;
+    }
+}
+
+/// What is to move.
+enum Move {
+    Copy(CopyId),
+    Primary(CopyId),
 }
 
 impl Leader {
@@ -27,27 +55,52 @@ impl Leader {
         if after == Duration::ZERO {
             return;
         }
+        self.forget_what_joined(turn);
         if !self.is_calm(turn) {
             self.balance.calm_since = None;
             return;
         }
         let since = *self.balance.calm_since.get_or_insert(turn.now);
-        let rests = self
-            .balance
-            .moved
-            .is_some_and(|at| turn.now.since(at) < pause);
-        if turn.now.since(since) < after || rests || self.is_moving() {
+        let searched = self.balance.searched;
+        let rests = searched.is_some_and(|at| turn.now.since(at) < pause);
+        if turn.now.since(since) < after || rests || self.balance.fruitless || self.is_moving() {
             return;
         }
-        self.balance.moved = Some(turn.now);
-        if let Some((shard, copy)) = self.uneven_copy(turn) {
-            if let Some(entry) = turn.tables.shard(shard) {
-                let leaving = false;
-                self.balance.joins = Some((shard, copy));
-                self.change(turn, shard, entry, EntryOp::AddJoining { copy, leaving });
+        self.balance.searched = Some(turn.now);
+        match self.search(turn) {
+            Some((shard, Move::Copy(copy))) => {
+                if let Some(entry) = turn.tables.shard(shard) {
+                    let leaving = false;
+                    self.balance.joins = Some((shard, copy, turn.now));
+                    self.change(turn, shard, entry, EntryOp::AddJoining { copy, leaving });
+                }
             }
-        } else if let Some((shard, target)) = self.uneven_primary(turn) {
-            self.start_hand_over(turn, shard, target);
+            Some((shard, Move::Primary(target))) => self.start_hand_over(turn, shard, target),
+            None => {}
+        }
+    }
+
+    /// Whether the copy is one too many on purpose, and still on its way.
+    pub(super) fn is_awaited(&self, turn: &Turn, shard: ShardId, copy: CopyId) -> bool {
+        let joins = self.balance.joins;
+        let awaited = joins
+            .is_some_and(|(s, c, at)| (s, c) == (shard, copy) && turn.now.since(at) < JOINS_FOR);
+        awaited && self.is_usable(turn, copy.node)
+    }
+
+    fn forget_what_joined(&mut self, turn: &Turn) {
+        let Some((shard, copy, since)) = self.balance.joins else {
+            return;
+        };
+        let entry = turn.tables.shard(shard);
+        let joins = entry.is_some_and(|entry| entry.joining.contains(&copy));
+        if joins && !self.is_awaited(turn, shard, copy) {
+            self.dirty.insert(shard);
+            self.balance.calm_since = None;
+        }
+        // Before it is in the row it is only proposed.
+        if !joins && turn.now.since(since) >= turn.settings.propose_again.scale(4, 1) {
+            self.balance.joins = None;
         }
     }
 
@@ -56,7 +109,9 @@ impl Leader {
             NodeState::Removed => true,
             _ => self.is_usable(turn, node.id),
         };
-        self.short.is_empty() && turn.tables.nodes().all(well)
+        // A hand-over that just failed would fail again, and holds writes while it is tried.
+        let failed = !self.hand_over_not_before.is_empty();
+        !failed && self.short.is_empty() && turn.tables.nodes().all(well)
     }
 
     /// Whether anything is under way, of this or of anybody else.
@@ -65,22 +120,69 @@ impl Leader {
         joins || !self.failovers.is_empty() || !self.hand_overs.is_empty() || self.proposes()
     }
 
-    /// A copy that one more node should have: its fullest node then gives it up.
-    fn uneven_copy(&self, turn: &Turn) -> Option<(ShardId, CopyId)> {
-        let count = |node: NodeId| self.view.copies_at(node);
-        self.ends(turn, count)
-            .into_iter()
-            .find_map(|(full, empty)| {
-                let mut shards = self.view.copies.get(&full.id)?.iter();
-                let fits = |shard: &&ShardId| self.may_move(turn, **shard, full, empty);
-                shards.find(fits).map(|shard| (*shard, empty.copy()))
-            })
+    /// Copies first; then primaries.
+    fn search(&mut self, turn: &Turn) -> Option<(ShardId, Move)> {
+        let mut last = None;
+        let mut found = None;
+        for (full, empty) in self.ends(turn, |node| self.view.copies_at(node)) {
+            let shards = self.view.copies.get(&full.id);
+            let fits = |shard| self.may_move(turn, shard, full, empty);
+            if let Some(shard) = self.find(shards, &mut last, fits) {
+                found = Some((shard, Move::Copy(empty.copy())));
+                break;
+            }
+        }
+        let primaries = match found {
+            Some(_) => Vec::new(),
+            None => self.ends(turn, |node| self.view.primaries_at(node)),
+        };
+        for (full, empty) in primaries {
+            let shards = self.view.primaries.get(&full.process());
+            let fits = |shard| self.may_lead(turn, shard, full, empty);
+            if let Some(shard) = self.find(shards.map(|of| &of.shards), &mut last, fits) {
+                found = Some((shard, Move::Primary(empty.copy())));
+                break;
+            }
+        }
+        match (&found, last) {
+            (Some((shard, _)), _) => self.balance.cursor = *shard,
+            (None, Some(last)) => self.balance.cursor = last,
+            (None, None) => self.balance.fruitless = true,
+        }
+        found
+    }
+
+    /// The first shard that fits, beginning after the cursor. `last`: up to where was looked, when there are more.
+    fn find(
+        &self,
+        shards: Option<&BTreeSet<ShardId>>,
+        last: &mut Option<ShardId>,
+        fits: impl Fn(ShardId) -> bool,
+    ) -> Option<ShardId> {
+        let shards = shards?;
+        let cursor = self.balance.cursor;
+        let after = shards.range((Excluded(cursor), Unbounded));
+        let mut looked = after.chain(shards.range(..=cursor)).take(LOOKS_MAX);
+        let mut end = None;
+        let found = looked.find(|shard| {
+            end = Some(**shard);
+            fits(**shard)
+        });
+        let found = found.copied();
+        if found.is_none() && shards.len() > LOOKS_MAX {
+            *last = last.or(end);
+        }
+        found
     }
 
     fn may_move(&self, turn: &Turn, shard: ShardId, full: &NodeEntry, empty: &NodeEntry) -> bool {
         let Some(entry) = turn.tables.shard(shard) else {
             return false;
         };
+        let movable = is_settled(entry) && entry.is_secondary(full.copy());
+        if !movable || entry.names(empty.copy()) {
+            return false;
+        }
         let Some(namespace) = turn.tables.namespace(entry.namespace) else {
             return false;
         };
@@ -88,38 +190,24 @@ impl Leader {
         let rest = entry.copies().filter(|copy| *copy != full.copy());
         let rest: Vec<&NodeEntry> = rest.filter_map(|c| turn.tables.node(c.node)).collect();
         let in_site = |site: &str| rest.iter().filter(|node| node.site == site).count();
-        is_settled(entry)
-            && entry.is_secondary(full.copy())
-            && !entry.names(empty.copy())
-            && settings.allows_site(&empty.site)
+        settings.allows_site(&empty.site)
             && in_site(&empty.site) <= in_site(&full.site)
             && settings.site_rank(&empty.site) <= settings.site_rank(&full.site)
     }
 
-    /// A primary that should be elsewhere, and where.
-    fn uneven_primary(&self, turn: &Turn) -> Option<(ShardId, CopyId)> {
-        let count = |node: NodeId| self.view.primaries_at(node);
-        self.ends(turn, count)
-            .into_iter()
-            .find_map(|(full, empty)| {
-                let mut shards = self.view.primaries.get(&full.process())?.shards.iter();
-                let fits = |shard: &&ShardId| {
-                    let Some(entry) = turn.tables.shard(**shard) else {
-                        return false;
-                    };
-                    let rank = |site: &str| {
-                        let namespace = turn.tables.namespace(entry.namespace)?;
-                        Some(namespace.settings.site_rank(site))
-                    };
-                    let later = self.hand_over_not_before.get(shard);
-                    is_settled(entry)
-                        && entry.is_secondary(empty.copy())
-                        && entry.candidates().any(|copy| copy == empty.copy())
-                        && rank(&empty.site) <= rank(&full.site)
-                        && later.is_none_or(|at| turn.now >= *at)
-                };
-                shards.find(fits).map(|shard| (*shard, empty.copy()))
-            })
+    /// Whether `empty` may be the primary in place of `full`.
+    fn may_lead(&self, turn: &Turn, shard: ShardId, full: &NodeEntry, empty: &NodeEntry) -> bool {
+        let Some(entry) = turn.tables.shard(shard) else {
+            return false;
+        };
+        let rank = |site: &str| {
+            let namespace = turn.tables.namespace(entry.namespace)?;
+            Some(namespace.settings.site_rank(site))
+        };
+        is_settled(entry)
+            && entry.is_secondary(empty.copy())
+            && entry.candidates().any(|copy| copy == empty.copy())
+            && rank(&empty.site) <= rank(&full.site)
     }
 
     /// Pairs of a node with too much and one with too little, by their capacity, the worst first: those for which moving one
@@ -129,22 +217,21 @@ impl Leader {
         turn: &Turn<'t>,
         count: impl Fn(NodeId) -> usize,
     ) -> Vec<(&'t NodeEntry, &'t NodeEntry)> {
-        let share = |node: &NodeEntry, more: usize| {
-            (count(node.id) + more) * 1_024 / node.capacity.max(1) as usize
-        };
-        let mut nodes: Vec<&NodeEntry> = turn.tables.nodes().collect();
-        nodes.retain(|node| self.is_usable(turn, node.id));
-        nodes.sort_by_key(|node| (share(node, 0), node.id));
+        let share = |node: &NodeEntry, count: usize| count * 1_024 / node.capacity.max(1) as usize;
+        let nodes = turn.tables.nodes();
+        let nodes = nodes.filter(|node| self.is_usable(turn, node.id));
+        let mut nodes: Vec<(&NodeEntry, usize)> = nodes.map(|n| (n, count(n.id))).collect();
+        nodes.sort_by_key(|(node, count)| (share(node, *count), node.id));
         let mut pairs = Vec::new();
-        for full in nodes.iter().rev().take(ENDS) {
-            for empty in nodes.iter().take(ENDS) {
-                let without =
-                    count(full.id).saturating_sub(1) * 1_024 / full.capacity.max(1) as usize;
-                if without > share(empty, 1) {
-                    pairs.push((*full, *empty));
+        for (full, most) in nodes.iter().rev() {
+            for (empty, fewest) in &nodes {
+                if share(full, most.saturating_sub(1)) <= share(empty, fewest + 1) {
+                    break;
                 }
+                pairs.push((*full, *empty));
             }
         }
+        pairs.truncate(PAIRS_MAX);
         pairs
     }
 }

@@ -262,6 +262,7 @@ impl Leader {
     }
 
     fn on_entry(&mut self, turn: &mut Turn, shard: ShardId) {
+        self.balance.row_changed();
         let entry = turn.tables.shard(shard);
         let revision = entry.map(|e| e.revision);
         let open = self.pending.get(&shard).map(|p| p.revision);
@@ -280,7 +281,7 @@ impl Leader {
             NodeState::Removed => self.detector.forget(node),
             _ => self.detector.watch(node, turn.now),
         }
-        self.balance.calm_since = None;
+        self.balance.node_changed();
         let down = entry.state == NodeState::Down;
         if down {
             self.down_since.entry(node).or_insert(turn.now);

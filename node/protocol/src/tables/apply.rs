@@ -317,6 +317,12 @@ impl Tables {
     }
 
     fn remove_node(&mut self, node: NodeId, changes: &mut Changes) -> Outcome {
+        if self
+            .node(node)
+            .is_some_and(|n| n.state == NodeState::Removed)
+        {
+            return self.done(changes);
+        }
         let mut entry = self.living_node(node)?;
         let holds = |c: CopyId| c.node == node;
         let named = |s: &super::ShardEntry| {
@@ -455,7 +461,7 @@ impl Tables {
         expect_revision(Some(change.revision), old.revision)?;
         self.check_copies_are_of_known_nodes(&change.op)?;
         let mut new = old.clone();
-        let present = |copy| self.process_of(copy).is_some() && !self.is_lost(copy);
+        let present = |copy| self.is_present(copy);
         new.change(&change.op, &self.naming.lost, &present)?;
         new.revision = changes.revision;
         let faults = new.faults();
@@ -493,11 +499,18 @@ impl Tables {
         self.done(changes)
     }
 
+    /// Whether a node that was not removed has that store now, and no person declared it lost.
+    fn is_present(&self, copy: CopyId) -> bool {
+        let row = self.node(copy.node);
+        let stays = row.is_some_and(|node| node.state != NodeState::Removed);
+        stays && self.process_of(copy).is_some() && !self.is_lost(copy)
+    }
+
     /// A copy gets a role only at a node that has its store now; a process acts only while it is the newest.
     fn check_copies_are_of_known_nodes(&self, op: &EntryOp) -> Result<(), Refusal> {
-        let present = |copy: CopyId| match self.process_of(copy) {
-            Some(_) if !self.is_lost(copy) => Ok(()),
-            _ => Err(not_allowed("no node has that store now")),
+        let present = |copy: CopyId| match self.is_present(copy) {
+            true => Ok(()),
+            false => Err(not_allowed("no node has that store now")),
         };
         let newest = |process: ProcessId| {
             present(process.copy())?;

@@ -181,6 +181,11 @@ impl Membership {
         let other = |n: &&NodeEntry| {
             n.store == r.store && n.name != r.name && n.state != NodeState::Removed
         };
+        let removed = |n: &NodeEntry| n.store == r.store && n.state == NodeState::Removed;
+        if self.nodes.values().any(removed) {
+            let why = "this node was removed: stop its process, or start it with an empty folder";
+            return Err(super::command::not_allowed(why));
+        }
         match self.nodes.values().find(other) {
             Some(n) => Err(Refusal::StoreTaken {
                 name: n.name.clone(),

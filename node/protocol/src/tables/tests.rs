@@ -320,6 +320,25 @@ fn only_a_sealed_candidate_of_a_begun_failover_is_promoted() {
 }
 
 #[test]
+fn a_removed_node_stays_out_with_its_store_and_takes_no_copy() {
+    let (mut desk, _, _) = placed();
+    let gone = desk.register("n4", 4, "a").unwrap();
+    let remove = || Command::RemoveNode { node: gone.node };
+    desk.run(remove()).unwrap();
+    desk.run(remove()).expect("said again it is done");
+    let shard = desk.create("more", 1).unwrap().first_shard;
+    let place = EntryOp::Place {
+        primary: gone,
+        secondaries: Vec::new(),
+    };
+    assert!(desk.change(shard, place).is_err());
+    assert!(desk.register("n4", 4, "b").is_err(), "the same folder");
+    assert!(desk.register("n5", 4, "b").is_err(), "by another name");
+    let new = desk.register("n4", 5, "b").expect("an empty folder");
+    assert!(new.node > gone.node, "an id is never given again");
+}
+
+#[test]
 fn a_process_that_is_not_the_newest_is_not_promoted() {
     let (mut desk, shard, nodes) = placed();
     let epoch = Epoch(2);

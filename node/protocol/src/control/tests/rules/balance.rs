@@ -131,3 +131,53 @@ fn handed_over(actions: &[Action]) -> Vec<HandOver> {
     });
     asked.flatten().collect()
 }
+
+#[test]
+fn a_hand_over_that_failed_is_not_tried_again_at_once() {
+    let mut bench = Bench::with_a_new_node();
+    bench.apply(Command::RemoveNode { node: NodeId(4) });
+    let emptied = bench.primary(S1);
+    let shards: Vec<ShardId> = bench.tables.shards().keys().copied().collect();
+    for shard in shards {
+        if bench.primary(shard) != emptied {
+            continue;
+        }
+        bench.ask_new_epoch(shard);
+        for n in bench.others(shard) {
+            bench.seal(n, shard, Pair::new(1, 5));
+        }
+        bench.seal(emptied, shard, Pair::new(1, 4));
+    }
+    let alive = [1, 2, 3];
+    let asked = handed_over(&bench.pass(CALM + 100, &alive));
+    let hand_over = asked[0];
+    let from = bench.entry(hand_over.shard).primary.unwrap();
+    let hand_overs = vec![(hand_over, HandOverOutcome::Failed)];
+    bench.step(Input::HandOverAnswer(HandOverAnswer { from, hand_overs }));
+    let again = handed_over(&bench.pass(CALM - 1_000, &alive));
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+fn a_drained_node_that_is_down_for_long_is_replaced_like_any_other() {
+    let mut bench = Bench::with_a_new_node();
+    let away = bench.others(S1)[0];
+    bench.apply(Command::DrainNode {
+        node: NodeId(away),
+        drain: true,
+    });
+    let alive: Vec<u64> = ALL.into_iter().filter(|n| *n != away).collect();
+    bench.pass(33_000, &alive);
+    for _ in 0..4 {
+        for shard in bench.moving() {
+            if bench.primary(shard) != away {
+                bench.finish(shard);
+            }
+        }
+        bench.pass(600, &alive);
+    }
+    assert!(!bench.entry(S1).names(CopyId {
+        node: NodeId(away),
+        store: StoreId(away.into())
+    }));
+}
