@@ -18,6 +18,10 @@ pub enum Purpose {
     Hosts = 6,
     MoreFaults = 7,
     LeaseFaults = 8,
+    /// Which policy the namespaces have for what failovers cut off.
+    Policies = 9,
+    /// When clients decide conflicts, and how.
+    Decisions = 10,
     /// The first client; the next ones follow.
     Clients = 100,
 }

@@ -112,6 +112,12 @@ mutants! {
     WitnessBeforeDemand = "witness-before-demand";
     /// A beacon that says that the primary has no lease counts like one that says that it has one.
     LeaselessBeaconResets = "leaseless-beacon-resets";
+    /// The resolution of a conflict that was cut off is applied also where the conflict is there no more.
+    ResolveWhatIsGone = "resolve-what-is-gone";
+    /// The policy to discard leaves no record of what it discards.
+    DiscardInSilence = "discard-in-silence";
+    /// What could be applied is applied, whatever the namespace's policy says.
+    ApplyWhatIsHeld = "apply-what-is-held";
 }
 
 #[cfg(feature = "mutants")]

@@ -11,6 +11,7 @@ mod cluster;
 pub mod cluster_processes;
 mod completion;
 mod config;
+mod conflicts;
 mod delete;
 pub mod demo;
 mod dev;
@@ -98,6 +99,8 @@ enum Verb {
     Request(request::Args),
     /// List what failovers cut off
     Orphans(orphans::Args),
+    /// What failovers cut off and a person has to decide
+    Conflicts(conflicts::Args),
     /// Client ids for --request-id
     Session(session::Args),
     /// Names that applications bind to endpoints
@@ -171,6 +174,7 @@ async fn run(verb: Verb) -> Ended {
         Verb::Log(args) => log::run(args).await,
         Verb::Request(args) => request::run(args).await,
         Verb::Orphans(args) => orphans::run(args).await,
+        Verb::Conflicts(args) => conflicts::run(args).await,
         Verb::Session(args) => session::run(args).await,
         Verb::Naming(args) => naming::run(args).await,
         Verb::Namespace(args) => namespace::run(args).await,

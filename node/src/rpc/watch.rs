@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
+use understudy_proto::v1::log_record::Kind as RecordKind;
 use understudy_proto::v1::request_log_client::RequestLogClient;
 use understudy_proto::v1::watch_response::{Change, Gap, Kind, Progress};
 use understudy_proto::{NodeId, Pair, ShardId, Version, v1};
@@ -198,6 +199,10 @@ impl ShardWatch {
 
     async fn give(&mut self, record: v1::LogRecord) -> Option<()> {
         self.after = Some(wire::to_pair(record.pair));
+        if matches!(record.kind(), RecordKind::Conflict | RecordKind::Discarded) {
+            // Its changes are those that were cut off: they did not happen here.
+            return Some(());
+        }
         let matching = |change: &v1::ObjectChange| {
             !change.components.is_empty() && change.key.starts_with(&self.prefix)
         };
