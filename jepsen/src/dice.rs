@@ -23,6 +23,10 @@ pub enum Purpose {
     StoreFaults = 30,
     /// Promotions that a person forces, and what that person says of each.
     ForcedFaults = 50,
+    /// Which policy the namespaces have for what failovers cut off.
+    Policies = 60,
+    /// When clients decide conflicts, and how.
+    Decisions = 70,
     /// The first client; the next ones follow.
     Clients = 100,
 }

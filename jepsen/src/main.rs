@@ -139,7 +139,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let s = summary.statistics;
     let least = summary.least.unwrap_or_default();
     format!(
-        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} promotions forced, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts and {} of them decided, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} promotions forced, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
@@ -151,6 +151,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
         s.orphans,
         s.recorded_again,
         s.conflicts,
+        s.decided,
         s.forgotten,
         s.may_have_run,
         s.without_managers,

@@ -75,6 +75,7 @@ impl Summary {
         sum.orphans += one.orphans;
         sum.recorded_again += one.recorded_again;
         sum.conflicts += one.conflicts;
+        sum.decided += one.decided;
         sum.forgotten += one.forgotten;
         sum.may_have_run += one.may_have_run;
         sum.without_managers += one.without_managers;

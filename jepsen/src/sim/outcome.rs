@@ -33,6 +33,8 @@ pub struct Statistics {
     /// Recorded again after a failover had cut it off.
     pub recorded_again: u64,
     pub conflicts: u64,
+    /// Conflicts that a client resolved.
+    pub decided: u64,
     /// Dedup entries that expired, and conflicts because of that.
     pub forgotten: u64,
     pub may_have_run: u64,

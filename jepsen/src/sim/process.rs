@@ -358,6 +358,7 @@ impl Process {
             known: Revision::ZERO,
             clients: KnownClients {
                 keep: turn.env.keep,
+                conflicts_of: turn.env.policies.clone(),
                 ..KnownClients::default()
             },
             wanted: Revision::ZERO,
@@ -850,6 +851,7 @@ impl Running {
     fn write(&mut self, batch: Batch, turn: &mut Turn) {
         let checked = turn.env.invariants.on_formed(self.id.copy(), &batch);
         turn.env.check(checked);
+        turn.env.show(&batch);
         if let Err(reason) = turn.disk.write(batch) {
             turn.env
                 .note(format_args!("{} the disk refuses: {reason}", self.id));

@@ -7,6 +7,7 @@ use crate::request::{Outcome, Request};
 use crate::shard::message::Message;
 use crate::shard::{Freshness, ReadAnswer};
 use crate::store::{Batch, StoreError, Stored};
+use crate::tables::ConflictPolicy;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -58,6 +59,11 @@ pub trait Clients {
     fn revision(&self) -> Revision;
     /// How many outcomes the shard's namespace keeps, and how long.
     fn keep(&self, shard: ShardId) -> Keep;
+    /// What the shard's namespace wants done with what failovers cut off.
+    fn conflicts(&self, shard: ShardId) -> ConflictPolicy {
+        let _ = shard;
+        ConflictPolicy::default()
+    }
 }
 
 /// How a client's session stands.

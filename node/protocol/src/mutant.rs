@@ -124,6 +124,12 @@ mutants! {
     ForgetForced = "forget-forced";
     /// A copy of an in_sync shard drops what it undoes after a forced promotion, too.
     DropForcedOrphans = "drop-forced-orphans";
+    /// The resolution of a conflict that was cut off is applied also where the conflict is there no more.
+    ResolveWhatIsGone = "resolve-what-is-gone";
+    /// The policy to discard leaves no record of what it discards.
+    DiscardInSilence = "discard-in-silence";
+    /// What could be applied is applied, whatever the namespace's policy says.
+    ApplyWhatIsHeld = "apply-what-is-held";
 }
 
 #[cfg(feature = "mutants")]

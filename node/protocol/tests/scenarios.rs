@@ -77,6 +77,12 @@ stories! {
     a_witness_waits_out_its_grace
     a_primary_without_a_lease_is_left
     a_witness_enters_when_it_is_demanded
+    a_conflict_is_resolved_once
+    a_resolution_that_was_cut_off_comes_back
+    a_resolution_meets_another
+    a_policy_holds_all_for_a_person
+    a_discarded_record_that_is_cut_off
+    a_policy_discards
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod cluster_drain;
 pub mod cluster_processes;
 mod completion;
 mod config;
+mod conflicts;
 mod delete;
 pub mod demo;
 mod dev;
@@ -103,6 +104,8 @@ enum Verb {
     Request(request::Args),
     /// List what failovers cut off
     Orphans(orphans::Args),
+    /// What failovers cut off and a person has to decide
+    Conflicts(conflicts::Args),
     /// Client ids for --request-id
     Session(session::Args),
     /// Names that applications bind to endpoints
@@ -177,6 +180,7 @@ async fn run(verb: Verb) -> Ended {
         Verb::Log(args) => log::run(args).await,
         Verb::Request(args) => request::run(args).await,
         Verb::Orphans(args) => orphans::run(args).await,
+        Verb::Conflicts(args) => conflicts::run(args).await,
         Verb::Session(args) => session::run(args).await,
         Verb::Naming(args) => naming::run(args).await,
         Verb::Namespace(args) => namespace::run(args).await,

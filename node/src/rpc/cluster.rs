@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::cluster_server::Cluster;
-use understudy_proto::v1::namespace_policy::Mode;
+use understudy_proto::v1::namespace_policy::{CutOff, Mode};
 use understudy_proto::v1::*;
 use understudy_proto::{CopyId, Epoch, NodeId, ShardId, limits};
 use understudy_protocol::tables::{
-    Answer, Command, Namespace, NamespaceSettings, NodeEntry, NodeState, Policy, Refusal,
-    SessionState, ShardEntry, Tables,
+    Answer, Command, ConflictPolicy, Namespace, NamespaceSettings, NodeEntry, NodeState, Policy,
+    Refusal, SessionState, ShardEntry, Tables,
 };
 
 /// Sessions in one answer.
@@ -142,6 +142,12 @@ fn settings(
             Mode::InSync => Policy::InSync,
         },
         min_in_sync: or(policy.min_in_sync, base.min_in_sync),
+        conflicts: match policy.cut_off() {
+            CutOff::Unspecified => base.conflicts,
+            CutOff::ReapplyIfUnchanged => ConflictPolicy::ReapplyIfUnchanged,
+            CutOff::Discard => ConflictPolicy::Discard,
+            CutOff::Hold => ConflictPolicy::HoldForAPerson,
+        },
         sites: if policy.sites.is_empty() {
             base.sites
         } else {

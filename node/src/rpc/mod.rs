@@ -1,6 +1,7 @@
 //! The gRPC services: each decodes, checks bounds, calls what can do it, and encodes the answer.
 
 pub mod cluster;
+mod conflicts;
 pub mod control;
 mod follow;
 mod log_wire;

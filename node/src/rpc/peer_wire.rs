@@ -242,6 +242,8 @@ fn encode_fate(fate: Fate) -> v1::submitted::Fate {
         FateKind::Conflict(ConflictReason::OutcomeConflict) => Kind::ConflictOutcome,
         FateKind::Conflict(ConflictReason::MayHaveRun) => Kind::ConflictMayHaveRun,
         FateKind::Conflict(ConflictReason::CannotBeTold) => Kind::ConflictCannotBeTold,
+        FateKind::Conflict(ConflictReason::ByPolicy) => Kind::ConflictByPolicy,
+        FateKind::Discarded => Kind::Discarded,
     };
     v1::submitted::Fate {
         pair: Some(pair(fate.pair)),
@@ -260,6 +262,8 @@ fn decode_fate(m: v1::submitted::Fate) -> Result<Fate, Malformed> {
         Kind::ConflictOutcome => FateKind::Conflict(ConflictReason::OutcomeConflict),
         Kind::ConflictMayHaveRun => FateKind::Conflict(ConflictReason::MayHaveRun),
         Kind::ConflictCannotBeTold => FateKind::Conflict(ConflictReason::CannotBeTold),
+        Kind::ConflictByPolicy => FateKind::Conflict(ConflictReason::ByPolicy),
+        Kind::Discarded => FateKind::Discarded,
         Kind::Unspecified => return Err(Malformed("fate of an orphan")),
     };
     Ok(Fate {

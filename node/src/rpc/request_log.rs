@@ -5,7 +5,7 @@
 use super::follow::{Filter, LogReader, follow};
 use super::log_wire::log_record;
 use super::objects::forwarded;
-use super::wire;
+use super::{conflicts, wire};
 use crate::data_node::Node;
 use crate::shard::Known;
 use std::ops::Range;
@@ -32,12 +32,12 @@ pub(super) const MESSAGE_BYTES: usize = 256 * 1024;
 const ORPHANS_DEFAULT: usize = 1_000;
 const ORPHANS_MAX: usize = 10_000;
 /// How long other nodes may take to tell what they hold.
-const OTHERS_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const OTHERS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The service on a node's public port.
 #[derive(Clone, Debug)]
 pub struct RequestLogServer {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
 }
 
 type FollowOut = Pin<Box<dyn futures::Stream<Item = Result<v1::FollowResponse, Status>> + Send>>;
@@ -52,13 +52,16 @@ impl RequestLogServer {
         RequestLogServer { node }
     }
 
-    fn client(&self, to: NodeId) -> Result<RequestLogClient<tonic::transport::Channel>, Failure> {
+    pub(super) fn client(
+        &self,
+        to: NodeId,
+    ) -> Result<RequestLogClient<tonic::transport::Channel>, Failure> {
         Ok(RequestLogClient::new(self.node.channel_to(to)?)
             .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX))
     }
 
     /// The other nodes that may hold copies or orphans.
-    fn others(&self) -> Vec<NodeId> {
+    pub(super) fn others(&self) -> Vec<NodeId> {
         let directory = self.node.directory.read();
         let gone = understudy_protocol::tables::NodeState::Removed;
         directory
@@ -385,6 +388,24 @@ impl RequestLog for RequestLogServer {
     ) -> Result<Response<v1::ListOrphansResponse>, Status> {
         Ok(Response::new(
             self.list_orphans_anywhere(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_conflicts(
+        &self,
+        request: Request<v1::ListConflictsRequest>,
+    ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        Ok(Response::new(
+            conflicts::list(self, request.into_inner()).await?,
+        ))
+    }
+
+    async fn get_conflict(
+        &self,
+        request: Request<v1::GetConflictRequest>,
+    ) -> Result<Response<v1::GetConflictResponse>, Status> {
+        Ok(Response::new(
+            conflicts::get(self, request.into_inner()).await?,
         ))
     }
 }

@@ -246,9 +246,11 @@ impl ShardWatch {
     }
 }
 
-/// What the record changed in objects with such keys. A conflict bears what it would have changed, and changed nothing.
+/// What the record changed in objects with such keys. What a failover cut off and was not applied again bears what it would
+/// have changed, and changed nothing.
 fn changes_of(record: v1::LogRecord, prefix: &[u8]) -> Vec<v1::ObjectChange> {
-    if record.kind() == v1::log_record::Kind::Conflict {
+    use v1::log_record::Kind;
+    if matches!(record.kind(), Kind::Conflict | Kind::Discarded) {
         return Vec::new();
     }
     let mut changes = record.changes;
@@ -280,5 +282,6 @@ mod tests {
         assert_eq!(told(Kind::Request), ["a1"]);
         assert_eq!(told(Kind::RecordedAgain), ["a1"]);
         assert!(told(Kind::Conflict).is_empty());
+        assert!(told(Kind::Discarded).is_empty());
     }
 }

@@ -32,6 +32,7 @@ use crate::object::Object;
 use crate::request::Request;
 use crate::shard::ReadAnswer;
 use crate::store::{Batch, StoreChange, Stored};
+use crate::tables::ConflictPolicy;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -358,6 +359,16 @@ impl Invariants {
     /// How many records were applied again, and how many conflicts were logged, on any branch.
     pub fn reconciled(&self) -> (usize, usize) {
         self.branches.reconciled()
+    }
+
+    /// How many conflicts were resolved, on any branch.
+    pub fn decided(&self) -> usize {
+        self.branches.decided()
+    }
+
+    /// What the shard's namespace wants done with orphans; it never changes.
+    pub fn set_policy(&mut self, shard: ShardId, policy: ConflictPolicy) {
+        self.branches.set_policy(shard, policy);
     }
 
     /// How many dedup entries expiry records removed, and how many conflicts were logged because of that, on any branch.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use understudy_proto::{ClientId, CopyId, Epoch, NodeId, Pair, ProcessId, Revision};
 use understudy_protocol::effect::{Assignment, HandOver, InSyncSet, Input};
 use understudy_protocol::invariants::Row;
+use understudy_protocol::tables::ConflictPolicy;
 use understudy_protocol::time::Duration;
 
 /// A row of the naming table as the file gave it.
@@ -181,7 +182,15 @@ impl World {
         let age_ms: Option<u64> = words.number_option("age")?;
         let revision: Option<u64> = words.number_option("revision")?;
         let ended: Option<u64> = words.number_option("ended")?;
+        let policy = match words.option("cut-off") {
+            None => None,
+            Some("reapply") => Some(ConflictPolicy::ReapplyIfUnchanged),
+            Some("discard") => Some(ConflictPolicy::Discard),
+            Some("hold") => Some(ConflictPolicy::HoldForAPerson),
+            Some(other) => return Err(format!("'{other}' is no policy: reapply, discard, hold")),
+        };
         let known = &mut self.machine_mut(node)?.clients;
+        known.conflicts = policy.unwrap_or(known.conflicts);
         if let Some(entries) = entries {
             known.keep.entries = entries;
         }
