@@ -202,7 +202,9 @@ async fn what_changes_is_followed_and_what_is_gone_is_told() {
     assert_ne!(moved["primary"], shards["shards"][0]["primary"]);
     world.cluster.kill("node-2").await.unwrap();
     let (id, store) = world.when_down("node-2");
-    world.done(&["cluster", "declare-lost", &id, &store]);
+    let shown = world.document(&["cluster", "declare-lost", &id, &store]);
+    assert_eq!(shown["declared"], false);
+    world.done(&["cluster", "declare-lost", &id, &store, "--yes"]);
     world.done(&["put", "a", "1"]);
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }

@@ -204,6 +204,13 @@ impl Replica for Copies {
         let payload = message::encode(&answer).into();
         Ok(Response::new(ControlResponse { payload }))
     }
+
+    async fn describe(
+        &self,
+        _: Request<ControlRequest>,
+    ) -> Result<Response<ControlResponse>, Status> {
+        Err(Status::unavailable("these copies have nothing to tell"))
+    }
 }
 
 impl Node {

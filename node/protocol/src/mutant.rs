@@ -143,9 +143,14 @@ pub const VERSION_SUFFIX: &str = if cfg!(feature = "mutants") {
 };
 
 impl Mutant {
-    /// Those that no fault of the simulator leads to, because other rules keep it from there; stories tell what they do
-    /// (`node/protocol/scenarios`).
-    pub const BY_STORY: &'static [Mutant] = &[Mutant::AskIdNotPair];
+    /// Those that no fault of the simulator leads to, because other rules keep it from there, or too seldom; stories
+    /// (`node/protocol/scenarios`) and the tests of tables and controllers tell what they do.
+    pub const BY_STORY: &'static [Mutant] = &[
+        Mutant::AskIdNotPair,
+        Mutant::ForcedSkipsLeases,
+        Mutant::ForgetForced,
+        Mutant::DropForcedOrphans,
+    ];
 }
 
 /// Chooses the mistake of that name for the rest of the process; the first choice holds, an empty name is none.

@@ -31,6 +31,7 @@ mod namespace;
 mod naming;
 mod orphans;
 mod output;
+mod promote;
 pub mod pulse;
 mod put;
 pub mod read_back;

@@ -16,8 +16,8 @@ use tokio::time::MissedTickBehavior;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClusterId, CopyId, NodeId, ProcessId, ShardId};
 use understudy_protocol::control::message::{HeartbeatAnswer, HeartbeatRequest};
-use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
-use understudy_protocol::tables::{Command, SettingsChange};
+use understudy_protocol::control::{Action, ControlSettings, Controller, FailoverProgress, Input};
+use understudy_protocol::tables::{Command, SettingsChange, Tables};
 
 /// What waits for the task; beyond it callers are told `OVERLOADED`.
 const EVENTS_MAX: usize = 16_384;
@@ -67,6 +67,10 @@ pub(super) enum Event {
         answer: oneshot::Sender<bool>,
     },
     Orphans(oneshot::Sender<Option<BTreeMap<NodeId, u64>>>),
+    Failover {
+        shard: ShardId,
+        answer: oneshot::Sender<Option<FailoverProgress>>,
+    },
 }
 
 impl Duty {
@@ -126,6 +130,12 @@ impl Duty {
             DutyQuestion::Exit(report) => {
                 self.send(Event::Tell(Input::ExitReport(report)))?;
                 Ok(DutyAnswer::Taken)
+            }
+            DutyQuestion::Failover { shard } => {
+                let (answer, answered) = oneshot::channel();
+                self.send(Event::Failover { shard, answer })?;
+                let progress = answered.await.map_err(|_| not_leader(&"it stops"))?;
+                Ok(DutyAnswer::Failover(progress))
             }
         }
     }
@@ -201,6 +211,11 @@ impl Worker {
                 Event::Orphans(answer) => {
                     // Who asked may have given up meanwhile.
                     let _ = answer.send(self.controller.orphans());
+                }
+                Event::Failover { shard, answer } => {
+                    let controller = &self.controller;
+                    let look = |tables: &Tables| controller.failover(clock::now(), tables, shard);
+                    let _ = answer.send(self.group.view().look(look));
                 }
                 Event::Beat { request, answer } => {
                     self.waiting

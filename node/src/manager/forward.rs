@@ -16,6 +16,7 @@ use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::ForwardRequest;
 use understudy_proto::v1::forward_request::Kind;
 use understudy_proto::{CopyId, NodeId, ShardId};
+use understudy_protocol::control::FailoverProgress;
 use understudy_protocol::control::message::ExitReport;
 use understudy_protocol::tables::{Answer, Envelope, Refusal};
 
@@ -35,12 +36,16 @@ pub enum DutyQuestion {
     Orphans,
     /// An agent saw a process end.
     Exit(ExitReport),
+    /// What the shard's failover waits for.
+    Failover { shard: ShardId },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DutyAnswer {
     Taken,
     Orphans(BTreeMap<NodeId, u64>),
+    /// `None`: none is under way.
+    Failover(Option<FailoverProgress>),
 }
 
 /// A question with the time that is left for it.

@@ -28,7 +28,7 @@ const ORPHANS_LIMIT: Duration = Duration::from_secs(1);
 /// The service on a manager's public port.
 #[derive(Clone, Debug)]
 pub struct ClusterServer {
-    desk: Arc<Desk>,
+    pub(super) desk: Arc<Desk>,
 }
 
 impl ClusterServer {
@@ -464,6 +464,24 @@ impl Cluster for ClusterServer {
         let revision = self.desk.done(None, command, limit).await?;
         Ok(Response::new(RemoveNodeResponse { revision }))
     }
+
+    async fn show_promotion(
+        &self,
+        request: Request<ShowPromotionRequest>,
+    ) -> Result<Response<ShowPromotionResponse>, Status> {
+        let limit = limit(&request);
+        Ok(Response::new(self.show(request.into_inner(), limit).await?))
+    }
+
+    async fn force_promotion(
+        &self,
+        request: Request<ForcePromotionRequest>,
+    ) -> Result<Response<ForcePromotionResponse>, Status> {
+        let limit = limit(&request);
+        Ok(Response::new(
+            self.force(request.into_inner(), limit).await?,
+        ))
+    }
 }
 
 /// The shard's epoch, and the copy to promote; `None` when it is the primary already.
@@ -562,6 +580,11 @@ fn shard_infos<'a>(tables: &'a Tables, row: &'a Namespace) -> impl Iterator<Item
             old_epoch: cut.old_epoch.0,
             cut: Some(pair(cut.cut)),
             nodes: nodes(&cut.stores),
+            store_ids: cut
+                .stores
+                .iter()
+                .map(|copy| copy.store.to_bytes().to_vec().into())
+                .collect(),
         };
         Some(ShardInfo {
             shard: shard.0,

@@ -8,6 +8,7 @@ mod log_wire;
 pub mod naming;
 pub mod objects;
 pub mod peer_wire;
+mod promote;
 pub mod replica;
 pub mod request_log;
 pub mod routes;
