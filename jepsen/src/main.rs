@@ -73,6 +73,9 @@ struct Mutants {
     /// How long each mistake is looked for
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
+    /// Only list those that stories and tests notice, and no seed
+    #[arg(long)]
+    by_story: bool,
     /// Only these
     names: Vec<String>,
 }
@@ -179,6 +182,12 @@ impl Replay {
 impl Mutants {
     /// A process makes at most one mistake, so each has one of its own.
     fn run(&self) -> anyhow::Result<u8> {
+        if self.by_story {
+            Mutant::BY_STORY
+                .iter()
+                .for_each(|mutant| println!("{}", mutant.name()));
+            return Ok(0);
+        }
         if !cfg!(feature = "mutants") {
             anyhow::bail!("this build has no mutants: build it with --features mutants");
         }

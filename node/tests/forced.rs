@@ -3,7 +3,6 @@
 
 mod asked;
 
-use rustix::process::Signal;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -169,7 +168,7 @@ async fn forced_promotion(mode: Mode) {
     world.put("before", "all").await;
     // Two copies go on without the third: it leaves the in-sync set and the witnesses.
     sleep(Duration::from_secs(1)).await;
-    world.cluster.signal(&left, Signal::STOP).unwrap();
+    world.cluster.kill(&left).await.unwrap();
     let mut missed = Vec::new();
     for number in 0..MISSED {
         missed.push(world.put(&key(number), "first").await);
@@ -178,7 +177,9 @@ async fn forced_promotion(mode: Mode) {
     missed.push(world.put(&key(MISSED), "first").await);
     let incarnation = world.incarnation(roles.primary).await;
     world.cluster.kill(&primary).await.unwrap();
-    world.cluster.signal(&left, Signal::CONT).unwrap();
+    world.cluster.restart(&left).unwrap();
+    let ready = world.cluster.wait_member_ready(&left, PATIENCE).await;
+    ready.unwrap();
     world.when_state(roles.left, "up").await;
 
     // The other one is there still, and all that the copy lacks is listed by request id.

@@ -149,6 +149,7 @@ impl Mutant {
         Mutant::AskIdNotPair,
         Mutant::ForcedSkipsLeases,
         Mutant::ForgetForced,
+        Mutant::ResolveWhatIsGone,
         Mutant::DropForcedOrphans,
     ];
 }
