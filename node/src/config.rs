@@ -116,6 +116,9 @@ section! {
         insecure: bool = false,
         /// How long a clean stop may take.
         shutdown_timeout_ms: u64 = 5_000,
+        /// After so long with every node up and every shard whole, copies and primaries move to nodes that have fewer, one at a
+        /// time. 0: never.
+        balance_after_ms: u64 = 60_000,
         /// Where to listen.
         listen: Listen = Listen::default(),
         /// Under which addresses others reach it.
@@ -124,9 +127,6 @@ section! {
         raft: Raft = Raft::default(),
         /// What the cluster is founded with.
         founding: Founding = Founding::default(),
-        /// After so long with every node up and every shard whole, copies and primaries move to nodes that have fewer, one at a
-        /// time. 0: never.
-        balance_after_ms: u64 = 60_000,
         /// The log of the process.
         log: LogSettings = LogSettings::default(),
     }
