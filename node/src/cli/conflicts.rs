@@ -258,8 +258,9 @@ async fn decide(context: &Context, resolve: Resolve) -> Ended {
     let id = resolve.id;
     // Found or not: the shard's primary said so.
     let conflict = find(context, id).await;
-    // A decision that was taken under this id is told again, though its conflict is gone.
-    if let Some(request) = resolve.write.request_id
+    // A decision that was taken under this id is told again, though its conflict is gone. While that is there the servers tell.
+    let gone = matches!(&conflict, Err(trouble) if trouble.exit == Exit::NotFound);
+    if let Some(request) = resolve.write.request_id.filter(|_| gone)
         && let Some(written) = taken(context, id, request).await?
     {
         return told(context.output, &written);

@@ -144,7 +144,11 @@ impl ClusterServer {
             node => Some(stopped(&entry, node, asked.stopped_incarnation)?),
         };
         let chosen = chosen(&entry, asked.target_node)?;
-        // With another revision the tables refuse it, or know that it is the same call again.
+        if state.revision > entry.revision {
+            let why = "nothing was shown that has this state: look again";
+            return Err(Failure::no(Reason::NotAllowed, why));
+        }
+        // With an older revision the tables refuse it, or know that it is the same call again.
         if entry.revision == state.revision {
             let shown = self.ask_copies(shard, entry, chosen, None, 0).await;
             let now = shown.state();

@@ -90,7 +90,9 @@ pub fn beyond(
         other.last,
     );
     let limit = (request.limit as usize).min(LACKING_MAX);
-    let mut next = cut.max(base).max(request.after.unwrap_or(cut)).version;
+    // A position to go on after may lie on the branch of another copy: only the order of pairs tells what comes after it.
+    let after = request.after.unwrap_or(cut);
+    let mut next = cut.max(base).version;
     let mut requests = Vec::new();
     while next < mine.last.version && requests.len() <= limit {
         let records = stored.records(shard, generation, next.next(), READ_BYTES)?;
@@ -104,7 +106,8 @@ pub fn beyond(
                     encoded.pair
                 ))
             })?;
-            requests.extend(record.request_id().map(|id| (record.pair, id)));
+            let id = record.request_id().filter(|_| record.pair > after);
+            requests.extend(id.map(|id| (record.pair, id)));
         }
     }
     let more = requests.len() > limit;

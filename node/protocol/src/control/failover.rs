@@ -438,7 +438,7 @@ impl Leader {
             // They are no candidates, and follow all the same.
             let promised = entry
                 .full_copies()
-                .filter(|c| failover.promised.contains(c));
+                .filter(|c| failover.promised.contains(c) && !failover.unwilling.contains(c));
             sealed.extend(promised.filter(|copy| self.is_reachable(turn, *copy)));
         }
         let op = EntryOp::Promote {
