@@ -175,8 +175,10 @@ impl Follow {
         })
     }
 
-    /// The end of the branch that a forked cursor and the log share: what was given out after it is not in the log any
-    /// more, and reading goes on after it. What is recorded again of it names in `earlier` where it stood.
+    /// The most that a forked cursor's branch and the log can share: what was given out after it is not in the log any more.
+    /// They may share less, for a position does not tell where its epoch began. So go on after the last record that you hold
+    /// and that is not after this one; if that is not in the log either, the next error names an earlier cut. What is recorded
+    /// again names in `earlier` where it stood.
     pub fn cut_of(error: &Error) -> Option<Pair> {
         match error {
             Error::Forked(failure) => failure.metadata.get("cut")?.parse().ok(),

@@ -126,8 +126,10 @@ fn reading(error: &Error) -> Trouble {
         Some(cut) => Trouble::new(
             Exit::Failed,
             "the log does not have that position any more",
-            format!("a failover cut off what came after {cut}"),
-            format!("take back what was read after it, and go on there (--after {cut})"),
+            format!("a failover cut off at least what came after {cut}"),
+            format!(
+                "take back what was read after the last record that you have up to {cut}, and go on after that one (--after)"
+            ),
         ),
         None => Trouble::of("reading the log", error),
     }
