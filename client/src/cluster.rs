@@ -13,6 +13,7 @@ use crate::session::Session;
 use bytes::Bytes;
 use std::future::Future;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 use understudy_proto::v1::{self, cluster_client::ClusterClient};
@@ -33,6 +34,19 @@ macro_rules! ask {
         let request = $request;
         $self.call($kind, move |mut stub: Stub| {
             let request = request.clone();
+            async move { stub.$method(request).await }
+        })
+    }};
+}
+
+/// A call that the server waits over: it is told how long, and one attempt gets all the time.
+macro_rules! ask_patiently {
+    ($self:ident, $kind:expr, $method:ident, $request:expr) => {{
+        let request = $request;
+        let deadline = $self.shared.deadline(None);
+        $self.call_until(deadline, true, $kind, move |mut stub: Stub| {
+            let mut request = tonic::Request::new(request.clone());
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
             async move { stub.$method(request).await }
         })
     }};
@@ -181,7 +195,7 @@ impl Cluster {
             shard,
             target_node: target.unwrap_or(0),
         };
-        ask!(self, Idempotent::Once, transfer_shard, request).await
+        ask_patiently!(self, Idempotent::Once, transfer_shard, request).await
     }
 
     /// A person declares that a store will never come back; what it alone held is lost.
@@ -250,7 +264,7 @@ impl Cluster {
             stopped_node,
             stopped_incarnation,
         };
-        let answer = ask!(self, Idempotent::WithId(id), force_promotion, request).await;
+        let answer = ask_patiently!(self, Idempotent::WithId(id), force_promotion, request).await;
         settle(&self.session, id, &answer);
         answer
     }
@@ -261,11 +275,24 @@ impl Cluster {
         R: Future<Output = Result<Response<T>, Status>>,
     {
         let deadline = self.shared.deadline(None);
+        self.call_until(deadline, false, kind, ask).await
+    }
+
+    async fn call_until<T, F, R>(
+        &self,
+        deadline: Instant,
+        patient: bool,
+        kind: Idempotent,
+        ask: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(Stub) -> R,
+        R: Future<Output = Result<Response<T>, Status>>,
+    {
         let servers = self.shared.find_managers(deadline).await;
-        // A transfer waits for the shard's copies; its one attempt gets the whole time.
-        let call = match kind {
-            Idempotent::Once => Call::new(servers, deadline, kind).patient(),
-            _ => Call::new(servers, deadline, kind),
+        let call = match patient {
+            true => Call::new(servers, deadline, kind).patient(),
+            false => Call::new(servers, deadline, kind),
         };
         anywhere::call(&self.shared, call, |channel| ask(stub(channel))).await
     }

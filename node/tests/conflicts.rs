@@ -138,6 +138,14 @@ async fn a_conflict_is_listed_shown_and_decided_once() {
         (&json!(true), &taken.document["pair"])
     );
     assert_eq!(resolve(&cluster, &state, &["--keep"]).status, 3);
+    let other_id = later.request_id.to_string();
+    let other_request = resolve(&cluster, &state, &["--keep", "--request-id", &other_id]);
+    assert_eq!(other_request.status, 3, "{}", other_request.stderr);
+    assert!(
+        other_request.stderr.contains("did something else"),
+        "{}",
+        other_request.stderr
+    );
     assert_eq!(ask(&cluster, &["show", &id]).status, 3);
     assert_eq!(ask(&cluster, &["list"]).document["conflicts"], json!([]));
     let retried = orders.put("x", "cut off").request_id(cut_off.request_id);

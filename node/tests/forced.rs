@@ -217,7 +217,9 @@ async fn forced_promotion(mode: Mode) {
     let shown = world.shown(roles.left, &[]);
     assert_eq!(shown["unknown"].as_array().unwrap().len(), 2, "{shown:#}");
     let state = shown["state"].as_str().unwrap();
-    let waits = world.shown(roles.left, &["--lose-from", state]);
+    let waits = world.promote(roles.left, &["--lose-from", state]);
+    assert_eq!(waits.status, 6, "begun, not done: {}", waits.stderr);
+    let waits: Value = serde_json::from_str(&waits.stdout).unwrap();
     assert_eq!(waits["promoted"], false, "{waits:#}");
     let why = waits["waits_for"].to_string();
     assert!(why.contains("one of the witnesses"), "{why}");

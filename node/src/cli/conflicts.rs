@@ -16,11 +16,13 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use std::io::BufRead;
 use std::path::PathBuf;
+use understudy_client::object::pair;
 use understudy_client::proto::NodeId;
 use understudy_client::v1::get_outcome_response::found::Where;
 use understudy_client::v1::op::Kind;
 use understudy_client::{
-    Conflict, ConflictId, ConflictSummary, Level, Outcome, RequestId, Standing, Write, Written, v1,
+    Conflict, ConflictId, ConflictSummary, Level, LogEvent, Namespace, Outcome, Pair, RequestId,
+    Standing, Write, Written, v1,
 };
 
 /// What failovers cut off and a person has to decide.
@@ -130,7 +132,10 @@ async fn list(context: &Context, limit: usize, shard: Option<u32>) -> Ended {
     if more {
         eprintln!("there are more; raise --limit");
     }
-    Ok(Exit::Done)
+    Ok(match unserved.is_empty() {
+        true => Exit::Done,
+        false => Exit::Unavailable,
+    })
 }
 
 fn summary_json(conflict: &ConflictSummary) -> Value {
@@ -298,7 +303,7 @@ fn as_shown(write: Write, conflict: &Conflict) -> Write {
         })
 }
 
-/// What the request came to before, if it ran.
+/// What the decision came to before, if it was taken under this id.
 async fn taken(
     context: &Context,
     id: ConflictId,
@@ -320,6 +325,7 @@ async fn taken(
     else {
         return Ok(None);
     };
+    check_resolves(&namespace, id, request, trace.pair).await?;
     let route = namespace.route().await;
     let route = route.map_err(|error| Trouble::of("finding the shard", &error))?;
     let shard = route.shards.get(id.shard as usize);
@@ -334,6 +340,33 @@ async fn taken(
         request_id: request,
         primary: NodeId(trace.node),
     }))
+}
+
+/// Whether the record with that pair decided this conflict; one that is no longer kept is taken at the caller's word.
+async fn check_resolves(
+    namespace: &Namespace,
+    id: ConflictId,
+    request: RequestId,
+    at: Pair,
+) -> Result<(), Trouble> {
+    let mut log = namespace.request_log(id.shard);
+    log = log.from_version(at.version.0).limit(1);
+    let event = log.next().await;
+    let event = event.map_err(|error| Trouble::of("reading the request's record", &error))?;
+    let Some(LogEvent::Record(record)) = event else {
+        return Ok(());
+    };
+    let resolves = record
+        .resolves
+        .as_ref()
+        .and_then(|wire| ConflictId::from_wire(id.shard, wire));
+    if pair(record.pair) != at || resolves == Some(id) {
+        return Ok(());
+    }
+    let what = format!("{request} did something else, at {at}");
+    let why = format!("the conflict {id} is resolved, or there never was one");
+    let todo = "a decision has an id of its own";
+    Err(Trouble::new(Exit::NotFound, what, why, todo))
 }
 
 impl Choice {

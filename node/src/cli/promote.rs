@@ -194,10 +194,12 @@ fn in_words(args: &PromoteArgs, shown: &v1::ShowPromotionResponse) -> String {
         lines.push(format!("The failover waits until {awaited}."));
     }
     if shown.state.is_empty() {
-        lines.push(format!(
-            "Node {} does not answer: it cannot be promoted.",
-            args.to
-        ));
+        let broken = |copy: &v1::PromotionCopy| copy.node == args.to && copy.answered;
+        let why = match shown.copies.iter().any(broken) {
+            true => "has a copy that is broken, or rebuilt at the moment",
+            false => "does not answer",
+        };
+        lines.push(format!("Node {} {why}: it cannot be promoted.", args.to));
     } else {
         lines.push(format!("To do it, add: --lose-from {}", shown.state));
         lines.push(format!(
@@ -271,7 +273,13 @@ async fn force(context: &Context, args: &PromoteArgs, state: &str) -> Ended {
         }
         rows
     })?;
-    Ok(Exit::Done)
+    if answer.promoted {
+        return Ok(Exit::Done);
+    }
+    eprintln!(
+        "it was begun and goes on by itself; `understudy cluster shards` shows when it is done"
+    );
+    Ok(Exit::Unknown)
 }
 
 pub async fn declare_lost(args: &DeclareLostArgs) -> Ended {
@@ -279,7 +287,7 @@ pub async fn declare_lost(args: &DeclareLostArgs) -> Ended {
     let cluster = context.client.cluster();
     let named = named(&cluster, args).await;
     let what = || format!("declaring store {} of node {} lost", args.store, args.node);
-    let named = named.map_err(|error| Trouble::of(what(), &error))?;
+    let (named, primary_of) = named.map_err(|error| Trouble::of(what(), &error))?;
     let mut revision = None;
     if args.yes {
         let declared = cluster.declare_store_lost(args.node, args.store).await;
@@ -296,6 +304,11 @@ pub async fn declare_lost(args: &DeclareLostArgs) -> Ended {
             "shard": shard.index,
             "old_epoch": cut.old_epoch,
             "cut": pair_json(pair(cut.cut)),
+        })).collect::<Vec<_>>(),
+        "primary_of": primary_of.iter().map(|shard| json!({
+            "namespace": shard.namespace,
+            "shard": shard.index,
+            "epoch": shard.epoch,
         })).collect::<Vec<_>>(),
     });
     if context.output.is_json() {
@@ -314,6 +327,12 @@ pub async fn declare_lost(args: &DeclareLostArgs) -> Ended {
         }
         rows
     })?;
+    for shard in &primary_of {
+        let (namespace, index) = (&shard.namespace, shard.index);
+        eprintln!(
+            "it is the primary of shard {index} of '{namespace}': what it did not replicate is nowhere else"
+        );
+    }
     context.output.line(&Value::Null, || match revision {
         Some(revision) => format!("declared lost {}, revision {revision}", args.store),
         None => "What this store alone holds after these pairs is given up with it. To do it, add: --yes".to_string(),
@@ -321,15 +340,22 @@ pub async fn declare_lost(args: &DeclareLostArgs) -> Ended {
     Ok(Exit::Done)
 }
 
-/// The open cuts, of all namespaces, that list the store.
+/// The open cuts, of all namespaces, that list the store, and the shards whose primary it is: their cuts come with the
+/// failover.
 async fn named(
     cluster: &Cluster,
     args: &DeclareLostArgs,
-) -> Result<Vec<(v1::ShardInfo, v1::OpenCut)>, Error> {
+) -> Result<(Vec<(v1::ShardInfo, v1::OpenCut)>, Vec<v1::ShardInfo>), Error> {
     let found = cluster.shards(None).await?;
+    let nodes = cluster.nodes().await?.nodes;
     let store = args.store.to_bytes();
-    let mut named = Vec::new();
+    let current = |node: &v1::NodeInfo| node.node == args.node && node.store_id[..] == store[..];
+    let is_here = nodes.iter().any(current);
+    let (mut named, mut primary_of) = (Vec::new(), Vec::new());
     for shard in found.shards {
+        if is_here && shard.primary == args.node {
+            primary_of.push(shard.clone());
+        }
         for cut in &shard.open_cuts {
             let mut stores = cut.nodes.iter().zip(&cut.store_ids);
             if stores.any(|(node, id)| *node == args.node && id[..] == store[..]) {
@@ -337,5 +363,5 @@ async fn named(
             }
         }
     }
-    Ok(named)
+    Ok((named, primary_of))
 }

@@ -36,8 +36,12 @@ struct Shown {
 }
 
 impl Shown {
-    /// `None`: the chosen copy does not answer.
+    /// `None`: the chosen copy does not answer, or cannot serve.
     fn state(&self) -> Option<State> {
+        let chosen = self.told.get(&self.chosen)?.as_ref().ok()?;
+        if !chosen.complete {
+            return None;
+        }
         let end = |copy: &Result<DescribedCopy, String>| copy.as_ref().ok().map(|c| c.log.last);
         let ends = self.told.iter().map(|(copy, told)| (*copy, end(told)));
         State::of(self.shard, &self.entry, self.chosen, &ends.collect())
@@ -134,16 +138,31 @@ impl ClusterServer {
         limit: Duration,
     ) -> Result<v1::ForcePromotionResponse, Failure> {
         let end = Instant::now() + limit;
-        let (shard, entry) = self.row(&asked.namespace, asked.shard, limit).await?;
         let state: State = asked
             .state
             .parse()
             .map_err(|why| Failure::field("state", why))?;
-        let stopped = match asked.stopped_node {
-            0 => None,
-            node => Some(stopped(&entry, node, asked.stopped_incarnation)?),
+        let (shard, entry) = self.row(&asked.namespace, asked.shard, limit).await?;
+        let named = || {
+            let stopped = match asked.stopped_node {
+                0 => None,
+                node => Some(stopped(&entry, node, asked.stopped_incarnation)?),
+            };
+            Ok((chosen(&entry, asked.target_node)?, stopped))
         };
-        let chosen = chosen(&entry, asked.target_node)?;
+        let (chosen, stopped) = match named() {
+            Ok(named) => named,
+            // The row went on, and does not know any more whom the same call named when it was carried out.
+            Err(_) if entry.revision > state.revision && self.ran(asked.request_id.as_ref())? => {
+                return Ok(v1::ForcePromotionResponse {
+                    promoted: entry.primary.is_some_and(|p| p.node.0 == asked.target_node),
+                    epoch: entry.epoch.0,
+                    primary: primary(&entry),
+                    waits_for: self.waits_for(shard, &entry).await,
+                });
+            }
+            Err(failure) => return Err(failure),
+        };
         if state.revision > entry.revision {
             let why = "nothing was shown that has this state: look again";
             return Err(Failure::no(Reason::NotAllowed, why));
@@ -153,8 +172,7 @@ impl ClusterServer {
             let shown = self.ask_copies(shard, entry, chosen, None, 0).await;
             let now = shown.state();
             if now != Some(state) {
-                let why =
-                    "a copy is not where it was when it was shown, or does not answer: look again";
+                let why = "a copy is not where it was when it was shown, does not answer, or is broken: look again";
                 return Err(Failure::no(Reason::NotAllowed, why));
             }
         }
@@ -179,9 +197,12 @@ impl ClusterServer {
         chosen: CopyId,
         end: Instant,
     ) -> Result<v1::ForcePromotionResponse, Failure> {
-        let end = end.checked_sub(PROGRESS_LIMIT).unwrap_or_else(Instant::now);
+        let end = end
+            .checked_sub(PROGRESS_LIMIT * 2)
+            .unwrap_or_else(Instant::now);
         let end = end.min(Instant::now() + PROMOTED_LIMIT);
-        let view = self.desk.group.stale()?;
+        // Up to and with the command: this manager may be behind the one that answered it.
+        let view = self.desk.group.read(PROMOTED_LIMIT).await?;
         let mut revisions = view.revisions();
         loop {
             revisions.borrow_and_update();
@@ -204,6 +225,14 @@ impl ClusterServer {
                 });
             }
         }
+    }
+
+    /// Whether a command under that id was carried out.
+    fn ran(&self, id: Option<&v1::RequestId>) -> Result<bool, Failure> {
+        let Some(id) = id else { return Ok(false) };
+        let id = super::tables::request_id(id)?;
+        let view = self.desk.group.stale()?;
+        Ok(view.look(|tables| tables.was_carried_out(id)))
     }
 
     async fn row(
@@ -353,7 +382,10 @@ fn in_words(progress: &FailoverProgress, entry: &ShardEntry) -> Vec<String> {
                 list(copies)
             )
         }
-        Awaited::Seal(copy) => format!("the copy of node {} promises the new epoch", copy.node),
+        Awaited::Seal(copy) => format!(
+            "the copy of node {} promises the new epoch, and is complete",
+            copy.node
+        ),
         Awaited::AsMuchAsShown { have, shown } => format!(
             "the chosen copy has {shown} again, as was shown; it has {have}: show it again and choose again"
         ),

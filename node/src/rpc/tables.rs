@@ -71,7 +71,7 @@ impl Desk {
     }
 }
 
-fn request_id(id: &v1::RequestId) -> Result<RequestId, Failure> {
+pub(super) fn request_id(id: &v1::RequestId) -> Result<RequestId, Failure> {
     let client = ClientId::from_slice(&id.client_id);
     let client =
         client.ok_or_else(|| Failure::field("request_id.client_id", "client_id has 16 bytes"))?;

@@ -16,7 +16,7 @@ use understudy_proto::ids::{CopyId, Epoch, Pair, ProcessId, RequestId, Revision,
 
 /// Requests in one answer, at most.
 pub const LACKING_MAX: usize = 1_000;
-/// Bytes of records that a copy reads for one answer.
+/// Bytes of records that a copy reads for one answer; more only when there is no request in them.
 const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a log ends, and which epochs it holds.
@@ -65,7 +65,7 @@ pub struct Beyond {
     pub records: u64,
     /// The requests, in the log's order.
     pub requests: Vec<(Pair, RequestId)>,
-    /// There are more after the last of these.
+    /// There may be more after the last of these.
     pub more: bool,
     /// The log was trimmed beyond the cut: requests before that are not told.
     pub trimmed: bool,
@@ -92,12 +92,19 @@ pub fn beyond(
     let limit = (request.limit as usize).min(LACKING_MAX);
     // A position to go on after may lie on the branch of another copy: only the order of pairs tells what comes after it.
     let after = request.after.unwrap_or(cut);
-    let mut next = cut.max(base).version;
-    let mut requests = Vec::new();
-    while next < mine.last.version && requests.len() <= limit {
+    let before = branch::end_before(&mine.epoch_starts, mine.last, after).min(after);
+    let mut next = cut.max(base).max(before).version;
+    let (mut requests, mut read) = (Vec::new(), 0);
+    // Who wants none listed does not wait for the reading.
+    while limit > 0 && next < mine.last.version && requests.len() <= limit {
+        let enough = read >= READ_BYTES && !requests.is_empty();
+        if enough {
+            break;
+        }
         let records = stored.records(shard, generation, next.next(), READ_BYTES)?;
         let Some(last) = records.last() else { break };
         next = last.pair.version;
+        read += records.iter().map(|r| r.bytes.len()).sum::<usize>();
         for encoded in records.iter().filter(|record| record.pair <= mine.last) {
             let decoded = Record::decode(&encoded.bytes);
             let (record, _) = decoded.map_err(|malformed| {
@@ -110,7 +117,7 @@ pub fn beyond(
             requests.extend(id.map(|id| (record.pair, id)));
         }
     }
-    let more = requests.len() > limit;
+    let more = requests.len() > limit || next < mine.last.version;
     requests.truncate(limit);
     Ok(Some(Beyond {
         cut,

@@ -56,6 +56,13 @@ impl Answers {
         }
     }
 
+    /// Whether a command under that id was carried out, as far as it is kept.
+    pub(super) fn was_carried_out(&self, id: RequestId) -> bool {
+        let client = self.clients.get(&id.client);
+        let kept = client.and_then(|client| client.kept.get(&id.sequence));
+        kept.is_some_and(|kept| kept.outcome.is_ok())
+    }
+
     pub(super) fn keep(&mut self, index: u64, id: RequestId, fingerprint: u64, outcome: Outcome) {
         let client = self.clients.entry(id.client).or_default();
         self.silent.remove(&client.last_index);

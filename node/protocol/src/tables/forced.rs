@@ -13,7 +13,7 @@ use super::state::Tables;
 use crate::mutant::Mutant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use understudy_proto::ids::{CopyId, Epoch, Pair, ProcessId};
+use understudy_proto::ids::{CopyId, Epoch, Pair, ProcessId, RequestId};
 
 /// What a person asked for, until the promotion or another such wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,11 @@ impl ShardEntry {
 }
 
 impl Tables {
+    /// Whether a command under that id was carried out and its answer is kept, whatever it was.
+    pub fn was_carried_out(&self, id: RequestId) -> bool {
+        self.answers.was_carried_out(id)
+    }
+
     /// Whether the wish of a person is one that can be carried out.
     pub(super) fn check_forced(&self, entry: &ShardEntry, forced: &Forced) -> Result<(), Refusal> {
         let Some(primary) = entry.primary else {
