@@ -20,7 +20,7 @@ pub enum Transport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The caller's site. Servers of the same site hand out their inside addresses, and reads of level `Any` prefer
-    /// copies there. Empty: none.
+    /// copies there. Writes tell it: where a namespace wants it, its primaries go where most updates come from. Empty: none.
     pub site: String,
     /// How long a call may take over all its attempts, when it does not say itself. 10 s; at most 10 min.
     pub deadline: Duration,

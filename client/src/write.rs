@@ -325,6 +325,7 @@ impl Errand for WriteErrand<'_> {
                 conflict: Some(conflict.wire()),
                 shown: Some(wire_pair(shown)),
             }),
+            site: self.namespace.shared().settings.site.clone(),
         })
     }
 

@@ -27,6 +27,8 @@ pub enum Purpose {
     Policies = 60,
     /// When clients decide conflicts, and how.
     Decisions = 70,
+    /// Whether there are sites, and who is where.
+    Sites = 80,
     /// The first client; the next ones follow.
     Clients = 100,
 }

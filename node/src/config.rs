@@ -100,6 +100,20 @@ section! {
 }
 
 section! {
+    /// When the primary follows its writers to another site, in namespaces that want it. The same values in every manager.
+    pub struct NearWriters {
+        /// A site leads when it has at least so many per cent of a shard's updates,
+        share_percent: u32 = 50,
+        /// and so many per cent of all more than the primary's site.
+        margin_percent: u32 = 20,
+        /// When it led for so long, the primary goes there.
+        after_ms: u64 = 60_000,
+        /// Not before so long after the shard's last change of primary, or after the manager began to lead.
+        calm_ms: u64 = 300_000,
+    }
+}
+
+section! {
     /// A manager: one of 1, 3, 5 or 7 processes that agree on where every shard is.
     pub struct ManagerConfig {
         /// The id of this manager, from 1; it is never used again, also not after the manager was removed.
@@ -127,6 +141,8 @@ section! {
         raft: Raft = Raft::default(),
         /// What the cluster is founded with.
         founding: Founding = Founding::default(),
+        /// Primaries that follow their writers.
+        near_writers: NearWriters = NearWriters::default(),
         /// The log of the process.
         log: LogSettings = LogSettings::default(),
     }
@@ -360,6 +376,15 @@ impl ManagerConfig {
             "has to be more than raft.election_timeout_min_ms",
         );
         checks.at_least("raft.snapshot_every", raft.snapshot_every, 100);
+        let near = &self.near_writers;
+        let (share, margin) = (
+            u64::from(near.share_percent),
+            u64::from(near.margin_percent),
+        );
+        checks.between("near_writers.share_percent", share, 1, 100);
+        checks.between("near_writers.margin_percent", margin, 1, 100);
+        checks.at_least("near_writers.after_ms", near.after_ms, 1_000);
+        checks.at_least("near_writers.calm_ms", near.calm_ms, 1_000);
         self.check_founding(&mut checks);
         checks.log(&self.log);
         checks.problems()

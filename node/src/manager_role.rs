@@ -139,6 +139,10 @@ fn duty_settings(config: &ManagerConfig) -> DutySettings {
     DutySettings {
         control: ControlSettings {
             balance_after: Length::from_millis(config.balance_after_ms),
+            near_writers_share: config.near_writers.share_percent,
+            near_writers_margin: config.near_writers.margin_percent,
+            near_writers_after: Length::from_millis(config.near_writers.after_ms),
+            near_writers_calm: Length::from_millis(config.near_writers.calm_ms),
             ..ControlSettings::default()
         },
         site: String::new(),

@@ -109,6 +109,9 @@ pub const SUBMIT_BYTES_MAX: usize = 256 * 1024;
 pub const GIVEN_BACK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Orphans of a copy that were judged and wait to leave its orphan log; beyond it the rest waits.
 pub const ORPHANS_JUDGED_MAX: usize = 100_000;
+/// Sites that a primary tells updates by, of a shard whose primary follows its writers; those of further sites count in the
+/// whole only.
+pub const WRITER_SITES_MAX: usize = 16;
 
 /// How far a client id may be dated in the future of the Sessions table's clock.
 pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;

@@ -4,6 +4,7 @@
 
 use super::event::{Event, Parcel};
 use super::network::{Network, Place};
+use super::sites::Sites;
 use super::trace::Trace;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +44,8 @@ pub struct Env {
     pub policies: BTreeMap<ShardId, ConflictPolicy>,
     /// Conflicts that were seen on some disk, the newest last: what a person may have been shown.
     pub shown: VecDeque<ShownConflict>,
+    /// Where primaries follow their writers.
+    pub sites: Option<Sites>,
 }
 
 /// A conflict with the objects that it is about, as they were when it was found.
@@ -74,6 +77,7 @@ impl Env {
             forced: 0,
             policies: BTreeMap::new(),
             shown: VecDeque::new(),
+            sites: Sites::draw(seed),
         }
     }
 

@@ -7,6 +7,7 @@
 use super::env::{Clock, Env, wall_ms};
 use super::event::{Event, Parcel};
 use super::network::Place;
+use super::sites::Sites;
 use super::tables_watch::TablesWatch;
 use crate::dice::{Dice, Purpose};
 use std::collections::{BTreeMap, VecDeque};
@@ -650,11 +651,25 @@ fn control_settings(seed: u64, election_timeout_max: Duration) -> ControlSetting
     let usual = ControlSettings::default();
     // In one world of four whatever is uneven for a moment is evened out.
     let eager = seed % 4 == 1;
+    // Where there are sites, primaries follow their writers within seconds instead of minutes.
+    let sites = Sites::draw(seed).is_some();
     let ms = Duration::from_millis;
     ControlSettings {
         election_timeout_max,
         balance_after: if eager { ms(600) } else { usual.balance_after },
         balance_pause: if eager { ms(50) } else { usual.balance_pause },
+        near_writers_share: if sites { 20 } else { usual.near_writers_share },
+        near_writers_margin: if sites { 5 } else { usual.near_writers_margin },
+        near_writers_after: if sites {
+            ms(200)
+        } else {
+            usual.near_writers_after
+        },
+        near_writers_calm: if sites {
+            ms(600)
+        } else {
+            usual.near_writers_calm
+        },
         ..usual
     }
 }

@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::env::{Clock, Env, wall_ms};
 use super::event::{Done, Parcel};
 use super::network::Place;
+use super::sites::Sites;
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
@@ -252,7 +253,7 @@ impl Process {
         }
         let parcel = match &self.state {
             State::Registering => {
-                let command = Command::RegisterNode(self.registration());
+                let command = Command::RegisterNode(self.registration(turn.env.sites));
                 Parcel::Propose {
                     id: self.registration,
                     command,
@@ -268,7 +269,7 @@ impl Process {
         self.target = (self.target + 1) % self.managers;
     }
 
-    fn registration(&self) -> Registration {
+    fn registration(&self, sites: Option<Sites>) -> Registration {
         Registration {
             name: format!("n{}", self.node + 1),
             store: self.store,
@@ -276,6 +277,7 @@ impl Process {
             boot: BootId("boot".to_string()),
             agent: self.agent.clone(),
             capacity: 1,
+            site: sites.map_or_else(String::new, |sites| sites.of_node(self.node)),
             ..Registration::default()
         }
     }
@@ -418,6 +420,9 @@ impl Running {
         let mut notices = Vec::new();
         self.copies.reports(&mut notices);
         self.give(notices);
+        for shares in self.copies.writers(turn.now()) {
+            self.control.writers(shares);
+        }
         self.heartbeat(turn);
     }
 
@@ -937,6 +942,12 @@ impl Running {
             && failure.applied == Applied::No
         {
             turn.env.refused.push((turn.node, shard));
+        }
+        if let (Ok(answer), Some(sites), Place::Client(client)) = (&answer, turn.env.sites, place)
+            && !answer.duplicate
+        {
+            let site = sites.of_client(client, turn.env.now_us);
+            self.copies.wrote(shard, &site, turn.now());
         }
         if let Ok(answer) = &answer {
             let (serving, holds) = self.act;

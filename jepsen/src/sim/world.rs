@@ -13,6 +13,7 @@ use super::network::Place;
 use super::outcome::{Outcome, Statistics};
 use super::person::Forcing;
 use super::quiet::{Expected, Quiet};
+use super::sites::Sites;
 use super::trace::{Keep, Trace};
 use crate::dice::{Dice, Purpose};
 use crate::history::History;
@@ -450,6 +451,7 @@ fn setup(
     // In three of five worlds one half of the shards is in_sync; any minimum that all copies together can meet.
     let (mixed, first) = (dice.permille(600), dice.permille(500));
     let min_in_sync = dice.between(1, copies as u64) as u32;
+    let near_writers = Sites::draw(seed).is_some();
     let namespace = |name: &str, in_sync: bool, conflicts| Command::CreateNamespace {
         name: name.to_string(),
         shards: shards / 2,
@@ -462,6 +464,7 @@ fn setup(
             },
             min_in_sync,
             conflicts,
+            primary_near_writers: near_writers,
             ..NamespaceSettings::default()
         },
     };

@@ -10,6 +10,7 @@ use crate::effect::{self, Assignment, Caller, Context, Effect, Input};
 use crate::shard::{Replica, Settings};
 use crate::store::Saved;
 use crate::time::{Duration, Instant};
+use crate::writers::{WriterShares, Writers};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::{Epoch, ProcessId, ShardId};
 
@@ -23,6 +24,7 @@ pub struct Copies {
     asks: BTreeMap<ShardId, BTreeSet<Ask>>,
     /// Stepped since the last reports.
     changed: BTreeSet<ShardId>,
+    writers: Writers,
 }
 
 /// What a step came to. The notices come first: a lease must not be claimed later than the process acts.
@@ -64,6 +66,7 @@ impl Copies {
             claims: BTreeMap::new(),
             asks: BTreeMap::new(),
             changed: BTreeSet::new(),
+            writers: Writers::default(),
         }
     }
 
@@ -150,6 +153,7 @@ impl Copies {
         if self.claim(shard) == claim {
             return;
         }
+        self.writers.forget(shard);
         match claim {
             Some(epoch) => {
                 self.claims.insert(shard, epoch);
@@ -178,6 +182,28 @@ impl Copies {
                 orphans: report.orphans,
             }));
         }
+    }
+
+    /// An update of the shard from that site was acknowledged, and not for the second time. Only of shards whose primary follows
+    /// its writers.
+    pub fn wrote(&mut self, shard: ShardId, site: &str, now: Instant) {
+        if self.claims.contains_key(&shard) {
+            self.writers.count(shard, site, now);
+        }
+    }
+
+    /// Where the updates come from, for each shard of which that is to be told anew.
+    pub fn writers(&mut self, now: Instant) -> Vec<WriterShares> {
+        let due = self.writers.take_due(now).into_iter();
+        let told = due.filter_map(|(shard, sites)| {
+            let epoch = self.claim(shard)?;
+            Some(WriterShares {
+                shard,
+                epoch,
+                sites,
+            })
+        });
+        told.collect()
     }
 
     /// How a hand-over that the managers want is put to the copy. `None`: this process is not meant, or not any more.

@@ -22,3 +22,4 @@ pub mod store;
 pub mod tables;
 pub mod testing;
 pub mod time;
+pub mod writers;

@@ -130,6 +130,8 @@ mutants! {
     DiscardInSilence = "discard-in-silence";
     /// What could be applied is applied, whatever the namespace's policy says.
     ApplyWhatIsHeld = "apply-what-is-held";
+    /// The primary goes to whatever site leads at the moment, however shortly, and however lately it came where it is.
+    FollowABurst = "follow-a-burst";
 }
 
 #[cfg(feature = "mutants")]
@@ -151,6 +153,7 @@ impl Mutant {
         Mutant::ForgetForced,
         Mutant::ResolveWhatIsGone,
         Mutant::DropForcedOrphans,
+        Mutant::FollowABurst,
     ];
 }
 

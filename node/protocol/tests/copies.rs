@@ -304,3 +304,30 @@ fn only_the_primary_of_that_epoch_is_meant_by_a_hand_over() {
     });
     assert_eq!(meant(&primary), Some(false));
 }
+
+// capability P30
+#[test]
+fn updates_are_counted_by_site_only_where_and_while_it_acts_as_primary() {
+    let me = process(1, 1);
+    let mut primary = Process::new(me);
+    let write = |process: &mut Process, site: &str| {
+        (0..20).for_each(|_| process.copies.wrote(SHARD, site, process.now));
+        process.now = process.now + Duration::from_millis(1_000);
+        process.copies.writers(process.now)
+    };
+    assert!(write(&mut primary, "eu").is_empty(), "no copy");
+    primary.assign(row(1, 4, me, &[process(2, 1).copy()]));
+    let told = write(&mut primary, "eu");
+    assert_eq!((told[0].shard, told[0].epoch), (SHARD, Epoch(4)));
+    assert_eq!(told[0].sites, [("eu".to_string(), 250)].into());
+    let told = write(&mut primary, "us");
+    let both = [("eu".to_string(), 187), ("us".to_string(), 250)];
+    assert_eq!(told[0].sites, both.into());
+    // Another epoch begins anew, and a secondary counts nothing.
+    primary.assign(row(2, 5, me, &[process(2, 1).copy()]));
+    let told = write(&mut primary, "us");
+    assert_eq!(told[0].epoch, Epoch(5));
+    assert_eq!(told[0].sites, [("us".to_string(), 250)].into());
+    primary.assign(row(3, 6, process(2, 1), &[me.copy()]));
+    assert!(write(&mut primary, "us").is_empty());
+}

@@ -262,6 +262,7 @@ async fn shards(look: &LookFlags, all: bool) -> Ended {
             "SECONDARIES",
             "JOINING",
             "OPEN CUTS",
+            "WRITERS",
         ]);
         for shard in &found.shards {
             let primary = if shard.primary == 0 {
@@ -278,11 +279,20 @@ async fn shards(look: &LookFlags, all: bool) -> Ended {
                 or_dash(list_text(&shard.secondaries)),
                 or_dash(list_text(&shard.joining)),
                 shard.open_cuts.len().to_string(),
+                or_dash(writers_text(&shard.writers)),
             ]);
         }
         rows
     })?;
     Ok(Exit::Done)
+}
+
+/// The sites with the most updates first, in per cent.
+fn writers_text(writers: &[v1::WriterSite]) -> String {
+    let mut writers: Vec<&v1::WriterSite> = writers.iter().collect();
+    writers.sort_by_key(|site| std::cmp::Reverse(site.permille));
+    let text = |site: &&v1::WriterSite| format!("{} {}%", site.site, site.permille / 10);
+    writers.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 fn list_text(ids: &[u64]) -> String {
@@ -307,6 +317,7 @@ fn shard_json(shard: &v1::ShardInfo) -> Value {
         "secondaries": shard.secondaries,
         "joining": shard.joining,
         "open_cuts": cuts.collect::<Vec<_>>(),
+        "writers": shard.writers.iter().map(|of| (of.site.clone(), json!(of.permille))).collect::<serde_json::Map<_, _>>(),
     })
 }
 

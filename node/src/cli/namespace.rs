@@ -96,6 +96,9 @@ struct PolicyFlags {
     /// What becomes of what a failover cut off [default: reapply_if_unchanged]
     #[arg(long, value_enum, value_name = "POLICY")]
     cut_off: Option<CutOff>,
+    /// The primary goes to the site where most updates come from [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    primary_near_writers: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -132,6 +135,7 @@ impl PolicyFlags {
             log_age_ms: self.log_age_ms.unwrap_or(0),
             min_in_sync: self.min_in_sync.unwrap_or(0),
             cut_off: self.cut_off.map_or(0, |policy| policy.wire().into()),
+            primary_near_writers: self.primary_near_writers,
         }
     }
 }
@@ -256,6 +260,7 @@ fn info_json(info: &NamespaceInfo) -> Value {
         "log_bytes": policy.log_bytes,
         "log_age_ms": policy.log_age_ms,
         "cut_off": cut_off_text(policy.cut_off()),
+        "primary_near_writers": policy.primary_near_writers(),
     })
 }
 

@@ -71,7 +71,11 @@ pub(super) enum Event {
         shard: ShardId,
         answer: oneshot::Sender<Option<FailoverProgress>>,
     },
+    Writers(oneshot::Sender<Option<Sites>>),
 }
+
+/// By shard and site, in thousandths.
+type Sites = BTreeMap<ShardId, BTreeMap<String, u32>>;
 
 impl Duty {
     pub fn start(group: Group, settings: DutySettings) -> Duty {
@@ -136,6 +140,13 @@ impl Duty {
                 self.send(Event::Failover { shard, answer })?;
                 let progress = answered.await.map_err(|_| not_leader(&"it stops"))?;
                 Ok(DutyAnswer::Failover(progress))
+            }
+            DutyQuestion::Writers => {
+                let (answer, answered) = oneshot::channel();
+                self.send(Event::Writers(answer))?;
+                let writers = answered.await.ok().flatten();
+                let writers = writers.ok_or_else(|| not_leader(&"it stepped down"))?;
+                Ok(DutyAnswer::Writers(writers))
             }
         }
     }
@@ -216,6 +227,9 @@ impl Worker {
                     let controller = &self.controller;
                     let look = |tables: &Tables| controller.failover(clock::now(), tables, shard);
                     let _ = answer.send(self.group.view().look(look));
+                }
+                Event::Writers(answer) => {
+                    let _ = answer.send(self.controller.writers());
                 }
                 Event::Beat { request, answer } => {
                     self.waiting

@@ -38,6 +38,8 @@ pub enum DutyQuestion {
     Exit(ExitReport),
     /// What the shard's failover waits for.
     Failover { shard: ShardId },
+    /// From which sites the shards' updates come.
+    Writers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,8 @@ pub enum DutyAnswer {
     Orphans(BTreeMap<NodeId, u64>),
     /// `None`: none is under way.
     Failover(Option<FailoverProgress>),
+    /// By shard and site, in thousandths.
+    Writers(BTreeMap<ShardId, BTreeMap<String, u32>>),
 }
 
 /// A question with the time that is left for it.

@@ -53,6 +53,19 @@ impl ClusterServer {
         }
     }
 
+    /// Where the updates come from, as the leader knows it: nothing where it is not asked or does not answer.
+    async fn writers(&self, stale: bool, end: Instant) -> BTreeMap<ShardId, BTreeMap<String, u32>> {
+        if stale && !self.desk.group.leader().here {
+            return BTreeMap::new();
+        }
+        let limit = end.saturating_duration_since(Instant::now()) / 2;
+        let limit = limit.min(ORPHANS_LIMIT);
+        match self.desk.group.duty(DutyQuestion::Writers, limit).await {
+            Ok(DutyAnswer::Writers(writers)) => writers,
+            _ => BTreeMap::new(),
+        }
+    }
+
     fn managers(&self) -> Vec<ManagerInfo> {
         let managers = self.desk.group.managers().into_iter();
         let info = managers.map(|manager| ManagerInfo {
@@ -159,6 +172,9 @@ fn settings(
         } else {
             policy.dedup_age_ms
         },
+        primary_near_writers: policy
+            .primary_near_writers
+            .unwrap_or(base.primary_near_writers),
         ..base
     })
 }
@@ -202,11 +218,17 @@ impl Cluster for ClusterServer {
         &self,
         request: Request<ListShardsRequest>,
     ) -> Result<Response<ListShardsResponse>, Status> {
-        let view = self
-            .desk
-            .view(request.get_ref().stale, limit(&request))
-            .await?;
+        let (stale, limit) = (request.get_ref().stale, limit(&request));
+        let end = Instant::now() + limit;
+        let view = self.desk.view(stale, limit).await?;
         let name = request.into_inner().namespace;
+        let follows = |row: &Namespace| {
+            row.settings.primary_near_writers && (name.is_empty() || row.name == name)
+        };
+        let writers = match view.look(|tables| tables.namespaces().any(follows)) {
+            true => self.writers(stale, end).await,
+            false => BTreeMap::new(),
+        };
         let shards = view.look(|tables| {
             let known = name.is_empty() || tables.namespace_by_name(&name).is_some();
             let wanted = |row: &&Namespace| name.is_empty() || row.name == name;
@@ -214,7 +236,7 @@ impl Cluster for ClusterServer {
                 shards: tables
                     .namespaces()
                     .filter(wanted)
-                    .flat_map(|row| shard_infos(tables, row))
+                    .flat_map(|row| shard_infos(tables, row, &writers))
                     .collect(),
                 revision: tables.revision().0,
             })
@@ -573,7 +595,11 @@ fn node_info(tables: &Tables, node: &NodeEntry) -> NodeInfo {
     }
 }
 
-fn shard_infos<'a>(tables: &'a Tables, row: &'a Namespace) -> impl Iterator<Item = ShardInfo> + 'a {
+fn shard_infos<'a>(
+    tables: &'a Tables,
+    row: &'a Namespace,
+    writers: &'a BTreeMap<ShardId, BTreeMap<String, u32>>,
+) -> impl Iterator<Item = ShardInfo> + 'a {
     row.shard_ids().zip(0u32..).filter_map(|(shard, index)| {
         let entry = tables.shard(shard)?;
         let cut = |cut: &understudy_protocol::tables::OpenCut| OpenCut {
@@ -596,8 +622,17 @@ fn shard_infos<'a>(tables: &'a Tables, row: &'a Namespace) -> impl Iterator<Item
             secondaries: nodes(&entry.secondaries),
             joining: nodes(&entry.joining),
             open_cuts: entry.open_cuts.iter().map(cut).collect(),
+            writers: writers.get(&shard).map(writer_sites).unwrap_or_default(),
         })
     })
+}
+
+fn writer_sites(sites: &BTreeMap<String, u32>) -> Vec<WriterSite> {
+    let site = |(site, permille): (&String, &u32)| WriterSite {
+        site: site.clone(),
+        permille: *permille,
+    };
+    sites.iter().map(site).collect()
 }
 
 fn sessions(tables: &Tables, count: usize) -> Vec<SessionInfo> {

@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{
-    COPIES_MAX, INTERNAL_MESSAGE_BYTES_MAX, KEYS_PER_READ_MAX, SESSION_TOKENS_MAX,
+    COPIES_MAX, INTERNAL_MESSAGE_BYTES_MAX, KEYS_PER_READ_MAX, NAME_BYTES_MAX, SESSION_TOKENS_MAX,
 };
 use understudy_proto::v1::objects_client::ObjectsClient;
 use understudy_proto::v1::objects_server::Objects;
@@ -42,6 +42,8 @@ pub(super) struct CheckedWrite {
     pub deadline: Instant,
     /// Of each operation, when one of them reads.
     pub keys: Vec<Bytes>,
+    /// Where it comes from, if that is to be counted.
+    pub site: Option<Box<str>>,
 }
 
 /// A read that was checked.
@@ -69,6 +71,13 @@ impl ObjectsServer {
                 format!("at most {} secondaries", COPIES_MAX - 1),
             ));
         }
+        let site = &asked.site;
+        if site.len() > NAME_BYTES_MAX || site.chars().any(char::is_control) {
+            let why = format!("at most {NAME_BYTES_MAX} bytes, without control characters");
+            return Err(Failure::field("site", why));
+        }
+        let counts = namespace.settings.primary_near_writers && !site.is_empty();
+        let site = counts.then(|| site.as_str().into());
         let shown = asked.resolves.map(wire::to_shown).transpose()?;
         let to_content = match shown {
             Some(_) => wire::to_resolution,
@@ -102,6 +111,7 @@ impl ObjectsServer {
             copies: asked.copies,
             deadline,
             keys,
+            site,
         })
     }
 
@@ -138,10 +148,12 @@ impl ObjectsServer {
             copies,
             deadline,
             keys,
+            site,
         } = write;
+        let responder = Responder::Call(reply);
         self.node
             .host
-            .write(shard, request, copies, deadline, Responder::Call(reply));
+            .write(shard, request, copies, deadline, responder, site);
         let answer = answer.await.map_err(|_| stopping())??;
         let directory = self.node.directory.read();
         let address = directory.public_address(self.node.me.node, directory.site());

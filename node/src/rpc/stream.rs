@@ -124,6 +124,7 @@ fn hand_on(server: &ObjectsServer, sink: &Arc<StreamSink>, tag: u64, write: Chec
         write.copies,
         write.deadline,
         Responder::Stream(slot),
+        write.site,
     );
 }
 

@@ -159,6 +159,7 @@ pub(super) fn namespace(namespace: &Namespace) -> v1::NamespaceInfo {
             dedup_age_ms: settings.dedup_age_ms,
             min_in_sync: settings.min_in_sync,
             cut_off: cut_off.into(),
+            primary_near_writers: Some(settings.primary_near_writers),
             ..v1::NamespacePolicy::default()
         }),
         revision: namespace.revision.0,

@@ -60,6 +60,7 @@ pub(super) enum Command {
         copies: u32,
         deadline: Instant,
         responder: Responder,
+        site: Option<Box<str>>,
     },
     Read {
         shard: ShardId,
@@ -112,7 +113,8 @@ pub(super) enum Command {
 
 /// Who waits for an effect that bears a caller.
 enum Waiting {
-    Write(Responder),
+    /// With the site that it comes from, if that is to be counted.
+    Write(Responder, Option<Box<str>>),
     Seal(oneshot::Sender<SealedCopy>),
     Read(ReadResponder),
 }
@@ -236,8 +238,10 @@ impl Driver {
                 copies,
                 deadline,
                 responder,
+                site,
             } => {
-                self.write(shard, request, copies, deadline, responder);
+                let waiting = Waiting::Write(responder, site);
+                self.write(shard, request, copies, deadline, waiting);
             }
             Command::Read {
                 shard,
@@ -332,7 +336,7 @@ impl Driver {
         request: Request,
         copies: u32,
         deadline: Instant,
-        responder: Responder,
+        waiting: Waiting,
     ) {
         let refused = match &self.store {
             State::Writing if self.submitter.has_room() => None,
@@ -347,10 +351,12 @@ impl Driver {
             State::Failed(failure) => Some(Failure::no(failure.reason, failure.message.clone())),
         };
         if let Some(failure) = refused.or_else(|| self.unknown(shard)) {
-            responder.send(Err(failure));
+            if let Waiting::Write(responder, _) = waiting {
+                responder.send(Err(failure));
+            }
             return;
         }
-        let caller = self.caller(Waiting::Write(responder));
+        let caller = self.caller(waiting);
         self.step(
             shard,
             Input::Write {
@@ -516,6 +522,9 @@ impl Driver {
         }
         self.copies.reports(&mut self.out.notices);
         self.give_notices();
+        for shares in self.copies.writers(now) {
+            lock(&self.outside.control).writers(shares);
+        }
     }
 
     fn caller(&mut self, waiting: Waiting) -> Caller {
@@ -553,7 +562,12 @@ impl Driver {
             Effect::Persist(batch) => self.batches.push(batch),
             Effect::Send { to, message } => self.outside.peers.send(to, shard, message),
             Effect::Reply { caller, answer } => {
-                if let Some(Waiting::Write(responder)) = self.waiting.remove(&caller.0) {
+                if let Some(Waiting::Write(responder, site)) = self.waiting.remove(&caller.0) {
+                    if let (Some(site), Ok(answer)) = (site, &answer)
+                        && !answer.duplicate
+                    {
+                        self.copies.wrote(shard, &site, clock::now());
+                    }
                     responder.send(answer);
                 }
             }

@@ -98,7 +98,7 @@ impl ShardHost {
         )
     }
 
-    /// Hands a client's update over; the responder gets the answer.
+    /// Hands a client's update over; the responder gets the answer. `site`: where it comes from, if that is to be counted.
     pub fn write(
         &self,
         shard: ShardId,
@@ -106,6 +106,7 @@ impl ShardHost {
         copies: u32,
         deadline: Instant,
         responder: Responder,
+        site: Option<Box<str>>,
     ) {
         let command = Command::Write {
             shard,
@@ -113,6 +114,7 @@ impl ShardHost {
             copies,
             deadline,
             responder,
+            site,
         };
         if let Err(Command::Write { responder, .. }) =
             self.lane(shard).push_bounded(command, SHARD_MAILBOX_MAX)

@@ -180,7 +180,8 @@ impl Leader {
             return false;
         };
         let movable = is_settled(entry) && entry.is_secondary(full.copy());
-        if !movable || entry.names(empty.copy()) {
+        let for_writers = self.near_writers.wanted(shard) == Some(full.site.as_str());
+        if !movable || entry.names(empty.copy()) || (for_writers && full.site != empty.site) {
             return false;
         }
         let Some(namespace) = turn.tables.namespace(entry.namespace) else {
@@ -204,7 +205,10 @@ impl Leader {
             let namespace = turn.tables.namespace(entry.namespace)?;
             Some(namespace.settings.site_rank(site))
         };
+        let wanted = self.near_writers.wanted(shard);
+        let away = wanted == Some(full.site.as_str()) && full.site != empty.site;
         is_settled(entry)
+            && !away
             && entry.is_secondary(empty.copy())
             && entry.candidates().any(|copy| copy == empty.copy())
             && rank(&empty.site) <= rank(&full.site)

@@ -48,6 +48,14 @@ pub struct ControlSettings {
     pub balance_after: Duration,
     /// Between two such moves at least.
     pub balance_pause: Duration,
+    /// Where the primary follows its writers: a site leads with so many per cent of the updates at least,
+    pub near_writers_share: u32,
+    /// and so many per cent of all more than the primary's site has.
+    pub near_writers_margin: u32,
+    /// When it has led for so long, the primary goes there.
+    pub near_writers_after: Duration,
+    /// Not before so long after the shard's last change of primary, whatever made it.
+    pub near_writers_calm: Duration,
 }
 
 impl Default for ControlSettings {
@@ -70,6 +78,10 @@ impl Default for ControlSettings {
             restart_forgets: ms(60_000),
             balance_after: ms(60_000),
             balance_pause: ms(1_000),
+            near_writers_share: 50,
+            near_writers_margin: 20,
+            near_writers_after: ms(60_000),
+            near_writers_calm: ms(300_000),
         }
     }
 }
@@ -167,6 +179,16 @@ impl Controller {
             Role::Following { .. } => None,
             Role::Leading(leader) => Some(leader.orphans()),
         }
+    }
+
+    /// Where the updates come from, of each shard whose primary follows its writers and told of them lately, by site in
+    /// thousandths. `None`: this manager does not lead.
+    pub fn writers(&self) -> Option<BTreeMap<ShardId, BTreeMap<String, u32>>> {
+        let Role::Leading(leader) = &self.role else {
+            return None;
+        };
+        let told = leader.near_writers.shares();
+        Some(told.map(|told| (told.shard, told.sites.clone())).collect())
     }
 
     /// `tables` are those of this manager, at least as new as in the last call.

@@ -59,6 +59,9 @@ impl Leader {
         for ask in &request.asks {
             self.on_ask(turn, process, *ask);
         }
+        for shares in request.writers.iter().cloned() {
+            self.on_writers(turn, process, shares);
+        }
         // After the asks and reports: a failover that they began has its latch before anything is granted.
         let (grants, wanted) = self.grants(process, &request);
         self.answered.insert(process, turn.now);

@@ -76,6 +76,7 @@ impl Leader {
 
     fn give_up(&mut self, turn: &Turn, shard: ShardId) {
         self.hand_overs.remove(&shard);
+        self.near_writers.failed(shard, turn.now);
         let not_before = turn.now + turn.settings.hand_over_limit;
         self.hand_over_not_before.insert(shard, not_before);
     }
@@ -128,6 +129,7 @@ impl Leader {
             return None;
         }
         let position = |c: CopyId| self.report(shard, c).map(|r| r.last);
+        let near = |c: &CopyId| self.near_writers.wanted(shard) == Some(site(c.node));
         entry
             .secondaries
             .iter()
@@ -137,6 +139,7 @@ impl Leader {
             .min_by_key(|c| {
                 let load = self.load(turn.tables, c.node, 0) + self.handing_to(c.node);
                 (
+                    Reverse(near(c)),
                     settings.site_rank(site(c.node)),
                     load,
                     Reverse(position(*c)),
@@ -144,7 +147,7 @@ impl Leader {
             })
     }
 
-    fn handing_to(&self, node: NodeId) -> usize {
+    pub(super) fn handing_to(&self, node: NodeId) -> usize {
         let to = self.hand_overs.values().filter(|h| h.target.node == node);
         to.count()
     }

@@ -11,6 +11,7 @@ use super::hand_over::HandingOver;
 use super::message::{
     Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, Seal, SealRequest,
 };
+use super::near_writers::NearWriters;
 use super::plan::Planned;
 use super::view::View;
 use crate::detector::{Detector, Verdict};
@@ -142,6 +143,7 @@ pub(super) struct Leader {
     /// Nodes whose processes ended, fell silent or lost their store lately.
     pub(super) failing: BTreeMap<NodeId, Failing>,
     pub(super) balance: Balance,
+    pub(super) near_writers: NearWriters,
 }
 
 impl Leader {
@@ -169,6 +171,7 @@ impl Leader {
             lease_seen: None,
             failing: BTreeMap::new(),
             balance: Balance::default(),
+            near_writers: NearWriters::default(),
         }
     }
 
@@ -264,6 +267,7 @@ impl Leader {
     fn on_entry(&mut self, turn: &mut Turn, shard: ShardId) {
         self.balance.row_changed();
         let entry = turn.tables.shard(shard);
+        self.near_writers.row_changed(shard, entry, turn.now);
         let revision = entry.map(|e| e.revision);
         let open = self.pending.get(&shard).map(|p| p.revision);
         if open.is_some() && open != revision {
@@ -311,6 +315,7 @@ impl Leader {
         self.ask_agents(turn);
         self.look_again(turn);
         self.balance(turn);
+        self.follow_writers(turn);
         self.lower_lease(turn);
         self.keep_clock(turn, wall_ms);
         let longest = turn.tables.settings().lease_longest;

@@ -4,6 +4,7 @@
 
 use crate::effect::SealedCopy;
 use crate::time::Duration;
+use crate::writers::WriterShares;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use understudy_proto::ids::{
     ClientId, CopyId, Epoch, Incarnation, NodeId, Pair, ProcessId, Revision, ShardId,
@@ -17,6 +18,8 @@ pub const REPORTS_PER_HEARTBEAT_MAX: usize = 4_096;
 pub const CLIENTS_PER_HEARTBEAT_MAX: usize = 1_024;
 /// Asks in one heartbeat; the others go with the next ones.
 pub const ASKS_PER_HEARTBEAT_MAX: usize = 1_024;
+/// Shards of which one heartbeat tells where their updates come from; the others go with the next ones.
+pub const WRITERS_PER_HEARTBEAT_MAX: usize = 64;
 /// Shards in one seal or hand-over request.
 pub const SHARDS_PER_REQUEST_MAX: usize = 1_024;
 /// Shards in one heartbeat answer whose copies may be deleted.
@@ -189,6 +192,9 @@ pub struct HeartbeatRequest {
     pub asks: Vec<Ask>,
     /// Sessions that were active since the last acknowledged report of them.
     pub active: Vec<ClientId>,
+    /// Of shards that the process claims, in turn.
+    #[serde(default)]
+    pub writers: Vec<WriterShares>,
 }
 
 /// For which claims an answer is a lease.

@@ -15,6 +15,7 @@ mod hand_over;
 mod leader;
 mod lease;
 pub mod message;
+mod near_writers;
 mod node;
 mod placement;
 mod plan;

@@ -7,11 +7,13 @@ use super::lease::LeaseHolder;
 use super::message::{
     ASKS_PER_HEARTBEAT_MAX, Ask, CLIENTS_PER_HEARTBEAT_MAX, Claim, Condition, CopyReport,
     HeartbeatAnswer, HeartbeatOutcome, HeartbeatRefusal, HeartbeatRequest,
-    REPORTS_PER_HEARTBEAT_MAX, Taken,
+    REPORTS_PER_HEARTBEAT_MAX, Taken, WRITERS_PER_HEARTBEAT_MAX,
 };
 use crate::mutant::Mutant;
 use crate::time::{Duration, Instant};
+use crate::writers::{PERIOD, WriterShares};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use understudy_proto::ids::{ClientId, Epoch, NodeId, ProcessId, Revision, ShardId};
 
 /// Heartbeats of which an answer is still expected; beyond it the oldest is given up.
@@ -94,6 +96,10 @@ pub struct NodeControl {
     lease: Option<Duration>,
     /// Up to here the node counts as one that makes progress.
     progress_until: Instant,
+    /// Where the updates of the claimed shards come from, with when that was last told.
+    writers: BTreeMap<ShardId, (WriterShares, Option<Instant>)>,
+    /// The last shard of which it was told, so that all get their turn.
+    writers_cursor: ShardId,
 }
 
 /// Longer than a leader waits before it writes who was active.
@@ -131,6 +137,8 @@ impl NodeControl {
             store_failed: false,
             lease: None,
             progress_until: Instant::ZERO,
+            writers: BTreeMap::new(),
+            writers_cursor: ShardId(0),
         }
     }
 
@@ -154,6 +162,7 @@ impl NodeControl {
     pub fn give_up(&mut self, shard: ShardId) {
         self.leases.give_up(shard);
         self.asks.retain(|a| a.shard() != shard);
+        self.writers.remove(&shard);
     }
 
     /// The manager's lease, to be checked before and after every act as primary.
@@ -242,6 +251,14 @@ impl NodeControl {
         self.asks.remove(ask);
     }
 
+    /// Where the updates of a shard come from. Told again and again, for as long as the shard is claimed.
+    pub fn writers(&mut self, shares: WriterShares) {
+        let shard = shares.shard;
+        let told = self.writers.remove(&shard).and_then(|(_, told)| told);
+        let told = told.filter(|_| !shares.sites.is_empty());
+        self.writers.insert(shard, (shares, told));
+    }
+
     pub fn active(&mut self, client: ClientId) {
         if self.active.len() < ACTIVE_MAX {
             self.active.insert(client);
@@ -302,6 +319,7 @@ impl NodeControl {
                 .copied()
                 .collect(),
             active: active.clone(),
+            writers: self.due_writers(now),
         };
         let sent = Sent {
             at: now,
@@ -344,6 +362,26 @@ impl NodeControl {
         let reports = reports.filter_map(|shard| self.reports.get(shard));
         let due = reports.filter(|r| positions_too || !r.position_only);
         due.take(REPORTS_PER_HEARTBEAT_MAX).collect()
+    }
+
+    /// Not acknowledged: what is lost is told again, and what a leader hears no more it forgets.
+    fn due_writers(&mut self, now: Instant) -> Vec<WriterShares> {
+        let cursor = self.writers_cursor;
+        let after = self.writers.range((Excluded(cursor), Unbounded));
+        let in_turn = after.chain(self.writers.range(..=cursor));
+        let due = in_turn.filter(|(_, (_, told))| told.is_none_or(|at| now.since(at) >= PERIOD));
+        let due: Vec<WriterShares> = due
+            .take(WRITERS_PER_HEARTBEAT_MAX)
+            .map(|(_, (shares, _))| shares.clone())
+            .collect();
+        for shares in &due {
+            self.writers_cursor = shares.shard;
+            match (self.writers.get_mut(&shares.shard), shares.sites.is_empty()) {
+                (Some((_, told)), false) => *told = Some(now),
+                _ => drop(self.writers.remove(&shares.shard)),
+            }
+        }
+        due
     }
 
     /// Takes an answer from the manager `from`.

@@ -58,6 +58,8 @@ pub struct NamespaceSettings {
     pub conflicts: ConflictPolicy,
     pub dedup_entries_per_client: u32,
     pub dedup_age_ms: u64,
+    /// The primary goes to the site where most updates come from.
+    pub primary_near_writers: bool,
 }
 
 impl Default for NamespaceSettings {
@@ -71,6 +73,7 @@ impl Default for NamespaceSettings {
             conflicts: ConflictPolicy::default(),
             dedup_entries_per_client: limits::DEDUP_ENTRIES_PER_CLIENT as u32,
             dedup_age_ms: limits::DEDUP_AGE_MS,
+            primary_near_writers: false,
         }
     }
 }

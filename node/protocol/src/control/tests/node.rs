@@ -3,6 +3,7 @@
 use crate::control::NodeControl;
 use crate::control::message::*;
 use crate::time::{Duration, Instant};
+use crate::writers::WriterShares;
 use understudy_proto::ids::*;
 
 const SHARD: ShardId = ShardId(5);
@@ -243,4 +244,42 @@ fn messages_survive_their_encoding() {
     let bytes = encode(&answer);
     assert_eq!(decode::<HeartbeatAnswer>(&bytes), Ok(answer));
     assert!(decode::<HeartbeatAnswer>(&bytes[..bytes.len() - 1]).is_err());
+}
+
+// capability P30
+#[test]
+fn where_updates_come_from_is_told_in_turn_and_for_as_long_as_the_shard_is_claimed() {
+    let shares = |shard: u64, permille: u32| WriterShares {
+        shard: ShardId(shard),
+        epoch: EPOCH,
+        sites: (permille > 0)
+            .then(|| ("a".to_string(), permille))
+            .into_iter()
+            .collect(),
+    };
+    let told = |request: &HeartbeatRequest| -> Vec<u64> {
+        request.writers.iter().map(|of| of.shard.0).collect()
+    };
+    let mut node = node();
+    let many = WRITERS_PER_HEARTBEAT_MAX as u64 + 10;
+    (1..=many).for_each(|shard| node.writers(shares(shard, 700)));
+    let (_, first) = beat(&mut node, 1_000);
+    let (_, second) = beat(&mut node, 1_100);
+    let expected: Vec<u64> = (1..=many).collect();
+    assert_eq!([told(&first), told(&second)].concat(), expected);
+    let (_, third) = beat(&mut node, 1_200);
+    assert_eq!(told(&third), [0u64; 0], "not again within a second");
+    let (_, fourth) = beat(&mut node, 2_100);
+    assert_eq!(told(&fourth).len(), WRITERS_PER_HEARTBEAT_MAX);
+    // Nobody writes any more: told once; and what is given up is not told.
+    node.writers(shares(3, 0));
+    node.give_up(ShardId(4));
+    let (_, fifth) = beat(&mut node, 2_200);
+    let empty = |of: &&WriterShares| of.sites.is_empty();
+    let ended: Vec<&WriterShares> = fifth.writers.iter().filter(empty).collect();
+    assert_eq!(ended, [&shares(3, 0)]);
+    for ms in (3_200..6_000).step_by(100) {
+        let (_, later) = beat(&mut node, ms);
+        assert!(!told(&later).contains(&3) && !told(&later).contains(&4));
+    }
 }

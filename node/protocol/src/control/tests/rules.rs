@@ -9,6 +9,7 @@ use understudy_proto::ids::*;
 
 mod agents;
 mod balance;
+mod near_writers;
 
 pub(super) const S1: ShardId = ShardId(1);
 pub(super) const S2: ShardId = ShardId(2);
@@ -134,6 +135,7 @@ impl Bench {
             reports: Vec::new(),
             asks: Vec::new(),
             active: Vec::new(),
+            writers: Vec::new(),
         }
     }
 
