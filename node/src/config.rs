@@ -203,6 +203,8 @@ section! {
         heartbeat_interval_ms: u64 = 100,
         /// Threads that run shards. 0: one for each processor.
         shard_threads: u32 = 0,
+        /// Bytes of full copies that this node sends in a second, over all its shards; records of the log do not count. 0: no bound.
+        full_copy_bytes_per_second: u64 = 0,
         /// How long a clean stop may take: hand over, flush, close.
         shutdown_timeout_ms: u64 = 5_000,
         /// Where to listen.

@@ -10,6 +10,7 @@ use super::network::Place;
 use super::sites::Sites;
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::{
@@ -23,6 +24,7 @@ use understudy_protocol::control::{Answered, NodeControl};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
 use understudy_protocol::invariants::{Commit, Holder};
+use understudy_protocol::pace::CopyPace;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings};
@@ -68,6 +70,7 @@ struct Running {
     rows: BTreeMap<ShardId, ShardEntry>,
     known: Revision,
     clients: KnownClients,
+    pace: RefCell<CopyPace>,
     wanted: Revision,
     callers: BTreeMap<Caller, Origin>,
     last_caller: u64,
@@ -363,6 +366,7 @@ impl Process {
                 conflicts_of: turn.env.policies.clone(),
                 ..KnownClients::default()
             },
+            pace: RefCell::new(copy_pace(turn.env.seed, turn.now())),
             wanted: Revision::ZERO,
             callers: BTreeMap::new(),
             last_caller: 0,
@@ -591,6 +595,7 @@ impl Running {
             stored: &turn.disk.store,
             lease: &leases,
             clients: &self.clients,
+            pace: &self.pace,
         };
         let answer = replica.read(&context, keys, level)?;
         if level == ReadLevel::Primary {
@@ -755,6 +760,7 @@ impl Running {
             stored: &turn.disk.store,
             lease: &leases,
             clients: &self.clients,
+            pace: &self.pace,
         };
         let mut out = Out::default();
         self.copies.step(&context, shard, input, &mut out);
@@ -974,6 +980,12 @@ impl Running {
             },
         );
     }
+}
+
+/// In every fifth world full copies go slowly.
+fn copy_pace(seed: u64, now: Instant) -> CopyPace {
+    let bytes_per_second = if seed % 5 == 2 { 20_000 } else { 0 };
+    CopyPace::new(bytes_per_second, now)
 }
 
 /// A copy counts on its own clock, which may be slower than the world's by the drift.

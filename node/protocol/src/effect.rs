@@ -26,6 +26,7 @@ pub struct Context<'a> {
     pub stored: &'a dyn Stored,
     pub lease: &'a dyn Lease,
     pub clients: &'a dyn Clients,
+    pub pace: &'a dyn Pace,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -50,6 +51,26 @@ pub trait Lease {
     fn retired(&self) -> bool {
         false
     }
+}
+
+/// How much of full copies the process may send, over all its shards.
+pub trait Pace {
+    /// Whether another chunk may go now.
+    fn may_copy(&self, now: Instant) -> bool;
+    /// About so many bytes of one went.
+    fn copied(&self, bytes: u64, now: Instant);
+}
+
+/// Without a bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Unbounded;
+
+impl Pace for Unbounded {
+    fn may_copy(&self, _: Instant) -> bool {
+        true
+    }
+
+    fn copied(&self, _: u64, _: Instant) {}
 }
 
 /// What the managers' tables say of clients, as far as this process knows them.

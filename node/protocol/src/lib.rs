@@ -14,6 +14,7 @@ pub mod expiry;
 pub mod invariants;
 pub mod mutant;
 pub mod object;
+pub mod pace;
 pub mod record;
 pub mod request;
 pub mod shard;

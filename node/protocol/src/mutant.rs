@@ -132,6 +132,8 @@ mutants! {
     ApplyWhatIsHeld = "apply-what-is-held";
     /// The primary goes to whatever site leads at the moment, however shortly, and however lately it came where it is.
     FollowABurst = "follow-a-burst";
+    /// Full copies go as fast as they are asked for.
+    CopyAtAnyPace = "copy-at-any-pace";
 }
 
 #[cfg(feature = "mutants")]
@@ -154,6 +156,7 @@ impl Mutant {
         Mutant::ResolveWhatIsGone,
         Mutant::DropForcedOrphans,
         Mutant::FollowABurst,
+        Mutant::CopyAtAnyPace,
     ];
 }
 

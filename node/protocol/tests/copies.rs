@@ -6,7 +6,7 @@ use understudy_proto::{
 };
 use understudy_protocol::control::message::{self, Ask};
 use understudy_protocol::copies::{Copies, Notice, Out};
-use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease};
+use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease, Unbounded};
 use understudy_protocol::request::{Op, Request};
 use understudy_protocol::shard::Settings;
 use understudy_protocol::store::StoreError;
@@ -84,6 +84,7 @@ impl Process {
             stored: &self.store,
             lease: &Always,
             clients: &KnownClients::default(),
+            pace: &Unbounded,
         };
         let mut out = Out::default();
         self.copies.step(&context, SHARD, input, &mut out);

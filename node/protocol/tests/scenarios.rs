@@ -43,6 +43,7 @@ stories! {
     a_failover_while_orphans_go_back
     a_forced_promotion_keeps_what_was_acknowledged
     a_forced_promotion_passes_over_a_sealed_copy
+    a_full_copy_goes_at_its_pace
     a_full_copy_is_interrupted_and_resumed
     a_promoted_copy_submits_its_own_orphans
     a_rebuilt_copy_keeps_its_orphans

@@ -31,8 +31,8 @@ use crate::rpc::{
     objects::ObjectsServer, replica::ReplicaServer, replica::ReplicationServer,
     request_log::RequestLogServer, routes::RoutesServer,
 };
-use crate::shard::ShardHost;
 use crate::shard::driver::Outside;
+use crate::shard::{NodePace, ShardHost};
 use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
 use std::io::{BufRead, Read};
@@ -310,6 +310,7 @@ fn start(
         database: database.clone(),
         control: control.clone(),
         peers,
+        pace: Arc::new(NodePace::new(config.full_copy_bytes_per_second)),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
     let threads = match config.shard_threads {

@@ -5,6 +5,7 @@
 
 use super::host::{ShardView, Wanted};
 use super::mailbox::Mailbox;
+use super::pace::NodePace;
 use super::responder::{ReadResponder, Responder};
 use crate::clock;
 use crate::peers::Peers;
@@ -44,6 +45,7 @@ pub struct Outside {
     pub control: Arc<Mutex<NodeControl>>,
     pub clients: Arc<dyn Clients + Send + Sync>,
     pub peers: Arc<Peers>,
+    pub pace: Arc<NodePace>,
     /// Called once for each copy that can no longer go on.
     pub broken: OnBroken,
 }
@@ -179,6 +181,7 @@ fn context<'a>(outside: &'a Outside, lease: &'a ControlLease) -> Context<'a> {
         stored: &*outside.database,
         lease,
         clients: &*outside.clients,
+        pace: &*outside.pace,
     }
 }
 

@@ -6,8 +6,10 @@
 pub mod driver;
 pub mod host;
 mod mailbox;
+mod pace;
 pub mod responder;
 
 pub use driver::Known;
 pub use host::{ShardHost, ShardView, Wanted};
+pub use pace::NodePace;
 pub use responder::{ReadResponder, Responder, StreamReply, StreamSink};

@@ -572,6 +572,7 @@ impl Replica {
             self.reconcile_own(context, out)?;
             self.expire_entries(context, out)?;
             self.pulse(context, out);
+            self.send_chunks(context, out)?;
             self.trim(context, out)?;
         }
         Ok(())

@@ -17,8 +17,26 @@ use understudy_proto::limits::COPY_CHUNK_BYTES_MAX;
 use understudy_proto::{NodeId, Pair, RequestId};
 
 impl Replica {
-    /// At the primary: the next chunk after a copy's progress.
-    pub(super) fn send_chunk(
+    /// At the primary: the chunks that copies wait for, as far as the node may send more of full copies now.
+    pub(super) fn send_chunks(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        while self.primary_mut().streams.has_waiting()
+            && (context.pace.may_copy(context.now) || Mutant::CopyAtAnyPace.on())
+        {
+            let waiting = self.primary_mut().streams.take_waiting();
+            let Some((copy, stream, after)) = waiting else {
+                break;
+            };
+            self.send_chunk(context, copy.node, stream, after, out)?;
+        }
+        Ok(())
+    }
+
+    /// The next chunk after a copy's progress.
+    fn send_chunk(
         &mut self,
         context: &Context<'_>,
         to: NodeId,
@@ -84,6 +102,7 @@ impl Replica {
             }
             CopyProgress::Records => return Ok(()),
         }
+        context.pace.copied(size_of(&chunk), context.now);
         out.push(Effect::Send {
             to,
             message: Message::CopyChunk(chunk),
@@ -249,4 +268,18 @@ impl Replica {
         ];
         self.persist(changes, out);
     }
+}
+
+/// About as many bytes as the chunk takes; no chunk takes none.
+fn size_of(chunk: &CopyChunk) -> u64 {
+    const ENTRY: usize = 64;
+    let objects = chunk.objects.iter();
+    let objects = objects.map(|(key, object)| {
+        let parts = object.components.iter();
+        let parts = parts.map(|part| part.name.len() + part.value.size() + 24);
+        ENTRY + key.len() + parts.sum::<usize>()
+    });
+    let entries = chunk.dedup.iter();
+    let entries = entries.map(|(_, entry)| ENTRY + entry.outcome.size());
+    objects.chain(entries).sum::<usize>() as u64 + ENTRY as u64
 }

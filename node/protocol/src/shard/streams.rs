@@ -45,6 +45,8 @@ struct Subscriber {
     under_way_bytes: u64,
     /// It gets chunks of a full copy, no records.
     copying: bool,
+    /// It asked for the chunk after this, which waits for the node's pace.
+    waits: Option<CopyProgress>,
     /// When it sent its newest acknowledgement, by its own clock.
     heard: Option<Instant>,
     /// Its log begins after this: what lies before it cannot undo.
@@ -72,6 +74,25 @@ impl Streams {
         self.subscribers
             .get(&copy)
             .is_some_and(|known| known.stream >= stream)
+    }
+
+    fn wait_for_chunk(&mut self, copy: CopyId, after: CopyProgress) {
+        if let Some(subscriber) = self.subscribers.get_mut(&copy) {
+            subscriber.waits = Some(after);
+        }
+    }
+
+    /// The first that waits for a chunk of a full copy, on which stream, and after what.
+    pub fn take_waiting(&mut self) -> Option<(CopyId, u64, CopyProgress)> {
+        let mut all = self.subscribers.iter_mut();
+        all.find_map(|(copy, subscriber)| {
+            let after = subscriber.waits.take()?;
+            Some((*copy, subscriber.stream, after))
+        })
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        self.subscribers.values().any(|s| s.waits.is_some())
     }
 
     /// How many copies have the record durable.
@@ -184,7 +205,9 @@ impl Replica {
         {
             let progress = progress.clone();
             self.register(&subscribe, true);
-            return self.send_chunk(context, from, subscribe.stream, progress, out);
+            let primary = self.primary_mut();
+            primary.streams.wait_for_chunk(subscribe.copy, progress);
+            return self.send_chunks(context, out);
         }
         let (cut, mode) = self.judge(context, &subscribe)?;
         if mode == BranchMode::Records || Mutant::AckOfAnotherStream.on() {
@@ -288,6 +311,7 @@ impl Replica {
             under_way: VecDeque::new(),
             under_way_bytes: 0,
             copying,
+            waits: None,
             heard: None,
             base: subscribe.base,
         };

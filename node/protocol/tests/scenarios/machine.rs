@@ -1,10 +1,12 @@
 //! One machine of a story: a disk of which the file says what becomes durable, and the process on it, if one runs.
 
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use understudy_proto::failure::Failure;
 use understudy_proto::{CopyId, Epoch, Incarnation, NodeId, ProcessId, ShardId, StoreId};
 use understudy_protocol::effect::{Context, Effect, Input, Lease};
+use understudy_protocol::pace::CopyPace;
 use understudy_protocol::shard::{ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
 use understudy_protocol::testing::{KnownClients, MemoryStore};
@@ -27,6 +29,8 @@ pub struct Machine {
     pub untold: Option<u64>,
     pub lease: Granted,
     pub clients: KnownClients,
+    /// At which it sends full copies.
+    pub pace: RefCell<CopyPace>,
 }
 
 /// The lease that the file gave this process.
@@ -59,6 +63,7 @@ impl Machine {
             untold: None,
             lease: Granted::default(),
             clients: KnownClients::default(),
+            pace: RefCell::new(CopyPace::new(0, Instant::ZERO)),
         }
     }
 
@@ -107,7 +112,7 @@ impl Machine {
 
     pub fn step(&mut self, now: Instant, input: Input) -> Result<Vec<Effect>, String> {
         let mut effects = Vec::new();
-        let context = context(now, &self.store, &self.lease, &self.clients);
+        let context = context(now, &self.store, &self.lease, &self.clients, &self.pace);
         let down = || format!("n{} is down", self.node);
         self.replica
             .as_mut()
@@ -122,7 +127,7 @@ impl Machine {
         keys: &[Bytes],
         level: ReadLevel,
     ) -> Result<Result<ReadAnswer, Failure>, String> {
-        let context = context(now, &self.store, &self.lease, &self.clients);
+        let context = context(now, &self.store, &self.lease, &self.clients, &self.pace);
         let down = || format!("n{} is down", self.node);
         Ok(self
             .replica
@@ -133,7 +138,7 @@ impl Machine {
 
     /// How old its copy is at most; `None`: it does not know.
     pub fn age(&self, now: Instant) -> Option<Duration> {
-        let context = context(now, &self.store, &self.lease, &self.clients);
+        let context = context(now, &self.store, &self.lease, &self.clients, &self.pace);
         self.replica.as_ref()?.age(&context)
     }
 
@@ -151,6 +156,7 @@ fn context<'a>(
     store: &'a MemoryStore,
     lease: &'a Granted,
     clients: &'a KnownClients,
+    pace: &'a RefCell<CopyPace>,
 ) -> Context<'a> {
     Context {
         now,
@@ -158,5 +164,6 @@ fn context<'a>(
         stored: store,
         lease,
         clients,
+        pace,
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use understudy_proto::{ClientId, CopyId, Epoch, NodeId, Pair, ProcessId, Revision};
 use understudy_protocol::effect::{Assignment, HandOver, InSyncSet, Input};
 use understudy_protocol::invariants::Row;
+use understudy_protocol::pace::CopyPace;
 use understudy_protocol::tables::ConflictPolicy;
 use understudy_protocol::time::Duration;
 
@@ -133,6 +134,15 @@ impl World {
         for node in words.all_nodes()? {
             self.machine_mut(node)?.lease.beacon = length.map(Duration::from_millis);
         }
+        Ok(())
+    }
+
+    /// From now on the node sends no more of full copies than so many bytes in a second.
+    pub(super) fn set_pace(&mut self, words: &mut Words) -> Parsed<()> {
+        let node = words.next_node()?;
+        let rate = words.number_option("bytes")?.ok_or("bytes= is missing")?;
+        let pace = CopyPace::new(rate, self.now);
+        self.machine_mut(node)?.pace.replace(pace);
         Ok(())
     }
 

@@ -101,6 +101,7 @@ impl World {
             "lease" => self.lease(&mut words)?,
             "clients" => self.know_clients(&mut words)?,
             "beacons" => self.beacons(&mut words)?,
+            "pace" => self.set_pace(&mut words)?,
             "read" => self.read(&mut words)?,
             "persist" => {
                 let node = words.next_node()?;
