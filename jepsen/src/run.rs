@@ -81,6 +81,7 @@ impl Summary {
         sum.without_managers += one.without_managers;
         sum.no_lease += one.no_lease;
         sum.forced += one.forced;
+        sum.compared += one.compared;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

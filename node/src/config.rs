@@ -169,6 +169,16 @@ section! {
 }
 
 section! {
+    /// Comparing the objects of all copies in the background, of the shards whose primary a node is.
+    pub struct ScrubSettings {
+        /// Bytes of objects that a node reads for it in a second; as many are read at each other copy. 0: never.
+        bytes_per_second: u64 = 4 * 1024 * 1024,
+        /// Between two comparisons of a shard; the first one comes some time within this from the start of the process.
+        every_ms: u64 = 24 * 3_600 * 1_000,
+    }
+}
+
+section! {
     /// A data node: it stores copies of shards and serves clients.
     pub struct NodeConfig {
         /// The node's name in the cluster. Empty: the machine's host name.
@@ -197,6 +207,8 @@ section! {
         storage: Storage = Storage::default(),
         /// What is kept of the shards' logs.
         retention: Retention = Retention::default(),
+        /// Comparing the copies.
+        scrub: ScrubSettings = ScrubSettings::default(),
         /// The log of the process.
         log: LogSettings = LogSettings::default(),
         /// The agent that started it.

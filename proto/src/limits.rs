@@ -71,6 +71,12 @@ pub const RECORDS_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const RECORDS_MESSAGE_MAX: usize = 4_096;
 /// Bytes that a primary sends a copy beyond what the copy acknowledged (its credit).
 pub const STREAM_CREDIT_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of objects that are compared between copies at once.
+pub const SCRUB_PAGE_BYTES: usize = 64 * 1024;
+/// Pages of a shard that are compared at the same time.
+pub const SCRUB_PAGES_MAX: usize = 4;
+/// Keys that differ, of a copy in a page, that are told one by one.
+pub const SCRUB_KEYS_TOLD_MAX: usize = 10;
 /// Bytes of objects in one chunk of a full copy.
 pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that one commit round writes; what waits beyond it goes into the next round.

@@ -243,6 +243,14 @@ fn brief_outcome(answer: &HeartbeatAnswer) -> String {
 
 fn brief_message(message: &Message) -> String {
     match message {
+        Message::Scrub(s) => format!("scrub e{} page {} at {}", s.epoch, s.number, s.at),
+        Message::Scrubbed(s) => {
+            let entries = s.entries.len();
+            format!(
+                "scrubbed e{} page {} at {} same {} of {entries}",
+                s.epoch, s.number, s.at, s.same
+            )
+        }
         Message::Subscribe(s) => {
             let (epoch, stream, position) = (s.epoch, s.stream & 0xffff, s.position);
             format!(

@@ -44,6 +44,8 @@ pub struct Statistics {
     pub no_lease: u64,
     /// Promotions that a person forced.
     pub forced: u64,
+    /// Copies that were found the same as their primary, each page counted.
+    pub compared: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::env::{Clock, Env, wall_ms};
 use super::event::{Done, Parcel};
 use super::network::Place;
+use super::scrub::{PAGE_BYTES, Scrubs};
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +75,7 @@ struct Running {
     act: (Option<Epoch>, bool),
     failed: bool,
     began_us: u64,
+    scrubs: Scrubs,
     /// In which epoch it serves each shard, and since when.
     serving: BTreeMap<ShardId, (Epoch, u64)>,
 }
@@ -367,6 +369,7 @@ impl Process {
             act: (None, false),
             failed: false,
             began_us: turn.env.now_us,
+            scrubs: Scrubs::new(turn.env.seed),
             serving: BTreeMap::new(),
         };
         for shard in turn.disk.store.shards().unwrap_or_default() {
@@ -414,6 +417,24 @@ impl Running {
         let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.step(shard, Input::Tick, turn);
+        }
+        let claimed: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
+        let claimed = claimed
+            .into_iter()
+            .filter(|s| self.copies.claim(*s).is_some());
+        if let Some((shard, after)) = self.scrubs.next(&claimed.collect::<Vec<_>>()) {
+            self.last_caller += 1;
+            let caller = Caller(self.last_caller);
+            self.scrubs.begun(caller, shard);
+            let deadline = turn.now() + INTERVAL.scale(10, 1);
+            let bytes_max = PAGE_BYTES;
+            let input = Input::Scrub {
+                caller,
+                after,
+                bytes_max,
+                deadline,
+            };
+            self.step(shard, input, turn);
         }
         let mut notices = Vec::new();
         self.copies.reports(&mut notices);
@@ -839,6 +860,11 @@ impl Running {
                 "{} s{shard} drops {pair} ({request})",
                 self.id
             )),
+            Effect::Scrubbed { caller, answer } => {
+                let (checked, same) = self.scrubs.told(caller, answer);
+                turn.env.compared += same;
+                turn.env.check(checked);
+            }
             Effect::Broken(error) => {
                 turn.env
                     .note(format_args!("{} s{shard} BROKEN {error}", self.id));

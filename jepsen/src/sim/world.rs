@@ -160,6 +160,7 @@ impl World {
             without_managers: self.without_managers,
             no_lease: self.no_lease,
             forced: self.env.forced,
+            compared: self.env.compared,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };

@@ -5,7 +5,7 @@
 
 use crate::request::{Outcome, Request};
 use crate::shard::message::Message;
-use crate::shard::{Freshness, ReadAnswer};
+use crate::shard::{Freshness, ReadAnswer, ScrubbedPage};
 use crate::store::{Batch, StoreError, Stored};
 use crate::tables::ConflictPolicy;
 use crate::time::{Duration, Instant};
@@ -202,6 +202,15 @@ pub enum Input {
         freshness: Freshness,
         deadline: Instant,
     },
+    /// At a primary: compare the objects after a key, a page of them, with those of all copies. At the deadline what did not
+    /// answer was not compared.
+    Scrub {
+        caller: Caller,
+        after: Option<Bytes>,
+        /// Of objects in the page, at least one.
+        bytes_max: usize,
+        deadline: Instant,
+    },
 }
 
 /// A clean change of primary.
@@ -243,6 +252,11 @@ pub enum Effect {
     Dropped {
         pair: Pair,
         request: RequestId,
+    },
+    /// The answer to a `Scrub`. Copies that differ are rebuilt, whoever asked.
+    Scrubbed {
+        caller: Caller,
+        answer: Result<ScrubbedPage, Failure>,
     },
 }
 
@@ -325,6 +339,8 @@ pub enum Ask {
         revision: Revision,
         copy: CopyId,
     },
+    /// Copies that agree with each other have other objects than the primary: let one of them be primary.
+    HandOver { epoch: Epoch, to: CopyId },
 }
 
 /// What a replica tells of itself, for heartbeats, status pages and checks.

@@ -130,6 +130,10 @@ mutants! {
     DiscardInSilence = "discard-in-silence";
     /// What could be applied is applied, whatever the namespace's policy says.
     ApplyWhatIsHeld = "apply-what-is-held";
+    /// A copy is compared before its disk is where the primary's page was read.
+    ScrubComparesEarly = "scrub-compares-early";
+    /// What was written, or deleted, after the primary was read counts as different.
+    ScrubTakesNewerForOther = "scrub-takes-newer-for-other";
 }
 
 #[cfg(feature = "mutants")]

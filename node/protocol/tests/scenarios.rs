@@ -29,6 +29,8 @@ macro_rules! stories {
 }
 
 stories! {
+    a_scrub_finds_what_a_copy_lost
+    two_copies_agree_against_their_primary
     a_chain_of_failovers
     a_clean_hand_over
     a_copy_knows_how_old_it_is

@@ -6,6 +6,7 @@
 mod directory;
 mod heart;
 mod managers;
+mod scrub;
 mod sessions;
 mod status;
 pub mod store;
@@ -66,6 +67,7 @@ pub struct Node {
     /// What the check of the store at start found.
     pub start: StoreStart,
     pub host: ShardHost,
+    pub compared: scrub::Compared,
     pub managers: Arc<Managers>,
     pub channels: Channels,
     pub sessions: Sessions,
@@ -328,6 +330,7 @@ fn start(
         writer,
         start: ready.start,
         host,
+        compared: scrub::Compared::default(),
         managers,
         channels,
         stop: process.stop.clone(),
@@ -354,6 +357,7 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
     ));
     let watching = tokio::spawn(watch::run(node.clone()));
     let beating = tokio::spawn(heart::run(node.clone()));
+    let scrubbing = tokio::spawn(scrub::run(node.clone(), config.scrub.clone()));
     let mut routes = RoutesBuilder::default();
     let health = add_standard_services(&mut routes)
         .await
@@ -390,6 +394,7 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
     hand_over(&node, limit).await;
     servers.stop();
     watching.abort();
+    scrubbing.abort();
     // Streams of peers and followers do not end by themselves.
     let _ = tokio::time::timeout(Duration::from_millis(500), async {
         (public.await, internal.await)

@@ -110,6 +110,26 @@ impl Collector for StoreMetrics {
                 &progress.sync_us,
             ),
             ("store_failures", "Writes that failed", &progress.failures),
+            (
+                "scrub_objects",
+                "Objects of primaries that were compared with the other copies",
+                &node.compared.objects,
+            ),
+            (
+                "scrub_bytes",
+                "Bytes of those objects",
+                &node.compared.bytes,
+            ),
+            (
+                "scrub_differing",
+                "Objects that a copy had otherwise than its primary",
+                &node.compared.differing,
+            ),
+            (
+                "scrub_passes",
+                "Shards that were compared from the first key to the last",
+                &node.compared.passes,
+            ),
         ];
         for (name, help, counter) in counters {
             let metric = ConstCounter::new(counter.load(Relaxed));

@@ -9,7 +9,7 @@ use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::shard::message::{
     Ack, Beacon, BeaconAnswer, Branch, BranchMode, CopyChunk, Echo, Fate, FateKind, Message, Pulse,
-    Records, Reject, Submit, Submitted, Subscribe,
+    Records, Reject, Scrub, ScrubEntry, Scrubbed, Submit, Submitted, Subscribe,
 };
 use understudy_protocol::store::{CopyProgress, Orphan};
 use understudy_protocol::tables::settings::LEASE_MAX;
@@ -96,6 +96,24 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             fates: m.fates.into_iter().map(encode_fate).collect(),
             everywhere: Some(pair(m.everywhere)),
             stream: m.stream,
+        }),
+        Message::Scrub(m) => Kind::Scrub(v1::Scrub {
+            epoch: m.epoch.0,
+            stream: m.stream,
+            number: m.number,
+            after: m.after,
+            last: m.last,
+            at: Some(pair(m.at)),
+            digest: m.digest,
+        }),
+        Message::Scrubbed(m) => Kind::Scrubbed(v1::Scrubbed {
+            epoch: m.epoch.0,
+            stream: m.stream,
+            number: m.number,
+            at: Some(pair(m.at)),
+            same: m.same,
+            more: m.more,
+            entries: m.entries.into_iter().map(encode_entry).collect(),
         }),
     };
     v1::PeerMessage {
@@ -223,8 +241,43 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 .collect::<Result<_, _>>()?,
             everywhere: to_pair(m.everywhere),
         }),
+        Kind::Scrub(m) => Message::Scrub(Scrub {
+            epoch: Epoch(m.epoch),
+            stream: m.stream,
+            number: m.number,
+            after: m.after,
+            last: m.last,
+            at: to_pair(m.at),
+            digest: m.digest,
+        }),
+        Kind::Scrubbed(m) => Message::Scrubbed(Scrubbed {
+            epoch: Epoch(m.epoch),
+            stream: m.stream,
+            copy: from,
+            number: m.number,
+            at: to_pair(m.at),
+            same: m.same,
+            more: m.more,
+            entries: m.entries.into_iter().map(decode_entry).collect(),
+        }),
     };
     Ok((ShardId(message.shard), message_of))
+}
+
+fn encode_entry(entry: ScrubEntry) -> v1::ScrubbedObject {
+    v1::ScrubbedObject {
+        key: entry.key,
+        pair: Some(pair(entry.pair)),
+        digest: entry.digest,
+    }
+}
+
+fn decode_entry(m: v1::ScrubbedObject) -> ScrubEntry {
+    ScrubEntry {
+        key: m.key,
+        pair: to_pair(m.pair),
+        digest: m.digest,
+    }
 }
 
 /// No lease is longer than the longest that can be set.

@@ -25,7 +25,9 @@ use understudy_protocol::effect::{
 };
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, LogView, ReadAnswer, ReadLevel, Replica, Settings};
+use understudy_protocol::shard::{
+    Freshness, LogView, ReadAnswer, ReadLevel, Replica, ScrubbedPage, Settings,
+};
 use understudy_protocol::store::{Batch, StoreError};
 use understudy_protocol::time::{Duration as Length, Instant};
 
@@ -106,6 +108,14 @@ pub(super) enum Command {
     Reports {
         reply: oneshot::Sender<Vec<(ShardId, Report)>>,
     },
+    /// A dropped reply says that there is no such copy.
+    Scrub {
+        shard: ShardId,
+        after: Option<Bytes>,
+        bytes_max: usize,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<ScrubbedPage, Failure>>,
+    },
     Stored(StoreReport),
     Stop,
 }
@@ -115,6 +125,7 @@ enum Waiting {
     Write(Responder),
     Seal(oneshot::Sender<SealedCopy>),
     Read(ReadResponder),
+    Scrub(oneshot::Sender<Result<ScrubbedPage, Failure>>),
 }
 
 pub(super) struct Driver {
@@ -279,6 +290,24 @@ impl Driver {
                 let reports = self.copies.iter();
                 let reports = reports.map(|(shard, replica)| (shard, replica.report()));
                 drop(reply.send(reports.collect()));
+            }
+            Command::Scrub {
+                shard,
+                after,
+                bytes_max,
+                deadline,
+                reply,
+            } => {
+                let caller = self.caller(Waiting::Scrub(reply));
+                let input = Input::Scrub {
+                    caller,
+                    after,
+                    bytes_max,
+                    deadline,
+                };
+                if !self.step(shard, input) {
+                    self.waiting.remove(&caller.0);
+                }
             }
             Command::Stored(report) => self.stored(report),
             Command::Stop => {}
@@ -559,6 +588,11 @@ impl Driver {
             }
             Effect::Sealed { caller, answer } => {
                 if let Some(Waiting::Seal(reply)) = self.waiting.remove(&caller.0) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Scrubbed { caller, answer } => {
+                if let Some(Waiting::Scrub(reply)) = self.waiting.remove(&caller.0) {
                     let _ = reply.send(answer);
                 }
             }

@@ -235,6 +235,9 @@ impl Leader {
                 };
                 self.change(turn, shard, entry, op);
             }
+            Ask::HandOver { epoch, to, .. } if epoch == entry.epoch => {
+                self.start_hand_over(turn, shard, to);
+            }
             _ => {}
         }
     }

@@ -25,6 +25,8 @@ pub enum Message {
     Reject(Reject),
     Submit(Submit),
     Submitted(Submitted),
+    Scrub(Scrub),
+    Scrubbed(Scrubbed),
 }
 
 /// From a copy to its primary: send me what comes after my position.
@@ -208,6 +210,50 @@ pub enum FateKind {
     Discarded,
 }
 
+/// From a primary to a copy: what have you of these keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scrub {
+    pub epoch: Epoch,
+    /// Of the copy's newest subscription.
+    pub stream: u64,
+    /// Of the page, for its answer.
+    pub number: u64,
+    /// The keys after this one and up to the last one, inclusive; `None`: from the first key, to the end.
+    pub after: Option<Bytes>,
+    pub last: Option<Bytes>,
+    /// The page holds nothing later than this: what is to be compared has to be at least here.
+    pub at: Pair,
+    /// Of the page: a copy that has the same need not list it.
+    pub digest: u64,
+}
+
+/// From a copy: what it has of a page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scrubbed {
+    pub epoch: Epoch,
+    pub stream: u64,
+    pub copy: CopyId,
+    pub number: u64,
+    /// What is told is not later than this.
+    pub at: Pair,
+    /// All of it is the same, and none of it is listed.
+    pub same: bool,
+    /// The copy has more keys in the page than it lists.
+    pub more: bool,
+    /// In the order of their keys.
+    pub entries: Vec<ScrubEntry>,
+}
+
+/// An object, as far as copies compare it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ScrubEntry {
+    pub key: Bytes,
+    /// Of its last write.
+    pub pair: Pair,
+    /// xxh3 over its stored form.
+    pub digest: u64,
+}
+
 impl Message {
     pub fn epoch(&self) -> Epoch {
         match self {
@@ -220,6 +266,8 @@ impl Message {
             Message::Reject(message) => message.epoch,
             Message::Submit(message) => message.epoch,
             Message::Submitted(message) => message.epoch,
+            Message::Scrub(message) => message.epoch,
+            Message::Scrubbed(message) => message.epoch,
         }
     }
 }

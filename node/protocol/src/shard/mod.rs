@@ -4,7 +4,7 @@
 //! its copies, `commit` what in_sync adds to it; `secondary` following, `undo` taking back a tail that a failover cut off,
 //! `submit` giving it to the new primary, `reconcile` what that makes of it, `rebuild` the full copy; `reads` what waits at any
 //! copy until it is fresh enough, `age` how fresh it is; `witness` the lease that the copies give their primary; `expire` which
-//! dedup entries a primary lets go.
+//! dedup entries a primary lets go; `scrub` compares the objects of all copies.
 
 mod age;
 pub mod branch;
@@ -18,6 +18,7 @@ mod reads;
 mod rebuild;
 mod reconcile;
 pub mod replica;
+mod scrub;
 mod secondary;
 mod side;
 mod streams;
@@ -28,3 +29,4 @@ mod witness;
 
 pub use reads::Freshness;
 pub use replica::{LogView, ReadAnswer, ReadLevel, Replica, Settings};
+pub use scrub::{ScrubbedCopy, ScrubbedPage};

@@ -6,6 +6,7 @@
 use super::commit::Members;
 use super::expire::Expiry;
 use super::replica::{Replica, Role, storage_failure};
+use super::scrub::Scrubs;
 use super::streams::Streams;
 use super::submit::Submission;
 use super::trim::Retention;
@@ -64,6 +65,7 @@ pub(super) struct Primary {
     pub given_back: usize,
     pub given_back_batch: u64,
     pub witnesses: Witnesses,
+    pub scrubs: Scrubs,
 }
 
 /// One answer that is ready but for its conditions.
@@ -571,6 +573,7 @@ impl Replica {
         if let Role::Primary(_) = self.role {
             self.reconcile_own(context, out)?;
             self.expire_entries(context, out)?;
+            self.finish_scrubs(context, out);
             self.pulse(context, out);
             self.trim(context, out)?;
         }
@@ -681,6 +684,7 @@ impl Replica {
                 answer: Err(failure),
             });
         }
+        primary.scrubs.dismiss(&self.not_primary(), out);
         if let Some(hand_over) = primary.hand_over {
             answer_not_handed_over(hand_over.callers, out);
             for write in hand_over.held {
@@ -733,6 +737,7 @@ impl Primary {
             given_back: 0,
             given_back_batch: 0,
             witnesses: Witnesses::new(context.now),
+            scrubs: Scrubs::default(),
         }
     }
 

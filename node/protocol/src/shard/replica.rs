@@ -6,6 +6,7 @@
 use super::age::Age;
 use super::primary::Primary;
 use super::reads::{Read, Reads};
+use super::scrub::Wanted;
 use super::secondary::Secondary;
 use super::side::Side;
 use super::witness::Witness;
@@ -229,6 +230,20 @@ impl Replica {
                 };
                 self.on_read(context, read, out);
                 Ok(())
+            }
+            Input::Scrub {
+                caller,
+                after,
+                bytes_max,
+                deadline,
+            } => {
+                let wanted = Wanted {
+                    caller,
+                    after,
+                    bytes_max,
+                    deadline,
+                };
+                self.on_scrub(context, wanted, out)
             }
         };
         if let Err(error) = done {

@@ -4,7 +4,7 @@
 //! subscribes again with its position, and the primary's answer says how the two logs relate.
 
 use super::message::{
-    Ack, BeaconAnswer, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe,
+    Ack, BeaconAnswer, Branch, BranchMode, Message, Pulse, Records, Reject, Scrub, Subscribe,
 };
 use super::replica::{Replica, Role};
 use super::side::Side;
@@ -30,6 +30,8 @@ pub(super) struct Secondary {
     /// When something last came forward: a subscription sent, records or a chunk taken.
     pub progress: Instant,
     pub submission: Submission,
+    /// Pages to be compared, until this copy is far enough.
+    pub scrubs: Vec<Scrub>,
 }
 
 /// What a copy that follows waits for.
@@ -75,6 +77,7 @@ impl Replica {
             stream: self.streams,
             progress: context.now,
             submission: Submission::default(),
+            scrubs: Vec::new(),
         });
         self.subscribe(context, out);
         Ok(())
@@ -166,6 +169,12 @@ impl Replica {
                 if s.takes(submitted.epoch, submitted.stream) =>
             {
                 self.on_submitted(context, &submitted, out)
+            }
+            (Message::Scrub(scrub), Role::Secondary(s)) if s.takes(scrub.epoch, scrub.stream) => {
+                self.on_scrub_asked(context, scrub, out)
+            }
+            (Message::Scrubbed(scrubbed), Role::Primary(_)) => {
+                self.on_scrubbed(context, scrubbed, out)
             }
             (Message::Pulse(pulse), Role::Secondary(s)) if s.epoch == pulse.epoch => {
                 self.on_pulse(context, pulse, out)
@@ -399,7 +408,7 @@ impl Replica {
         match phase {
             Phase::Streaming => {
                 self.acknowledge(context, out);
-                Ok(())
+                self.answer_scrubs(context, out)
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
             Phase::Staging { batch } if batch <= self.persisted => {

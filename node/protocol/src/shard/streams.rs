@@ -90,7 +90,12 @@ impl Streams {
             .map(|s| s.acknowledged)
     }
 
-    fn stream_of(&self, copy: CopyId) -> u64 {
+    /// The copy is fed no more until it subscribes again.
+    pub fn forget(&mut self, copy: CopyId) {
+        self.subscribers.remove(&copy);
+    }
+
+    pub fn stream_of(&self, copy: CopyId) -> u64 {
         self.subscribers.get(&copy).map_or(0, |s| s.stream)
     }
 
@@ -183,10 +188,16 @@ impl Replica {
             &subscribe.copying
         {
             let progress = progress.clone();
+            self.is_to_begin_anew(subscribe.copy, true);
             self.register(&subscribe, true);
             return self.send_chunk(context, from, subscribe.stream, progress, out);
         }
-        let (cut, mode) = self.judge(context, &subscribe)?;
+        let (cut, mut mode) = self.judge(context, &subscribe)?;
+        if mode == BranchMode::Records
+            && self.is_to_begin_anew(subscribe.copy, subscribe.copying.is_some())
+        {
+            mode = BranchMode::Rebuild;
+        }
         if mode == BranchMode::Records || Mutant::AckOfAnotherStream.on() {
             self.register(&subscribe, false);
         }
@@ -421,6 +432,8 @@ impl Replica {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
+        self.mend(out);
+        let primary = self.primary_mut();
         let (epoch, serving) = (primary.epoch, primary.serving);
         let holds = self.leased(context, epoch);
         let leased = serving && (holds || Mutant::BoundedWithoutLease.on());

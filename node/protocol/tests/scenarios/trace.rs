@@ -10,6 +10,7 @@ use understudy_protocol::object::{Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
 use understudy_protocol::shard::message::{Beacon, BranchMode, FateKind, Message, NO_STREAM};
+use understudy_protocol::shard::{ScrubbedCopy, ScrubbedPage};
 use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
 
 pub fn list<T>(
@@ -230,6 +231,27 @@ pub fn message(message: &Message) -> String {
             });
             format!("{fates}everywhere up to {} (epoch {epoch})", m.everywhere)
         }
+        Message::Scrub(m) => {
+            let end = |key: &Option<Bytes>| key.as_ref().map_or("the end".to_string(), |k| text(k));
+            let after = m.after.as_ref().map(|key| format!(" after {}", text(key)));
+            format!(
+                "compare objects{} to {}, at {} (epoch {epoch}, stream {})",
+                after.unwrap_or_default(),
+                end(&m.last),
+                m.at,
+                stream(m.stream)
+            )
+        }
+        Message::Scrubbed(m) => match m.same {
+            true => format!("all the same (epoch {epoch})"),
+            false => {
+                let entries = list(&m.entries, ", ", |e| {
+                    format!("{} of {}", text(&e.key), e.pair)
+                });
+                let more = if m.more { ", and more" } else { "" };
+                format!("not the same at {}: {entries}{more} (epoch {epoch})", m.at)
+            }
+        },
     }
 }
 
@@ -310,7 +332,32 @@ pub fn ask(ask: &Ask) -> String {
         Ask::DropWitness { epoch, copy, .. } => {
             format!("to drop n{} as a witness (epoch {epoch})", copy.node)
         }
+        Ask::HandOver { epoch, to } => format!("to hand over to n{} (epoch {epoch})", to.node),
     }
+}
+
+pub fn scrubbed(page: &ScrubbedPage) -> String {
+    let keys = |keys: &[Bytes]| list(keys, " ", |key| text(key));
+    let copies = list(&page.copies, ", ", |(copy, found)| match found {
+        ScrubbedCopy::Same => format!("n{} the same", copy.node),
+        ScrubbedCopy::Differs { keys: told, .. } => {
+            format!("n{} differs in {}", copy.node, keys(told))
+        }
+        ScrubbedCopy::NotCompared => format!("n{} not compared", copy.node),
+    });
+    let own = match page.primary_differs.is_empty() {
+        true => String::new(),
+        false => format!(", outvoted in {}", keys(&page.primary_differs)),
+    };
+    let next = page
+        .next
+        .as_ref()
+        .map(|key| format!(", on after {}", text(key)));
+    format!(
+        "{} objects, {copies}{own}{}",
+        page.objects,
+        next.unwrap_or_default()
+    )
 }
 
 pub fn sealed(answer: &SealedCopy) -> String {

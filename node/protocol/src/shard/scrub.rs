@@ -1,0 +1,463 @@
+//! Comparing the objects of all copies, a page of keys at a time: the scrub.
+//!
+//! The primary reads a page from its disk and asks each complete copy for the same keys. Writers are not held up, so two
+//! copies are never read at the same version; what each answer may and must hold follows from the positions between which it
+//! was read. The primary's page holds all objects as they were at some version from `from` to `at`. A copy answers only once
+//! its disk is at `at` at least. So whatever it has from before `from` the primary has too, or something newer; and whatever
+//! the primary has the copy has, or something newer, or it was deleted since, which a second look at the primary tells.
+//!
+//! A copy that differs is rebuilt by a full copy. When two copies agree against the primary it is the primary that is wrong:
+//! it asks to hand over, and its successor finds it.
+
+use super::message::{Message, Scrub, ScrubEntry, Scrubbed};
+use super::replica::{Replica, Role};
+use super::secondary::Phase;
+use crate::effect::{Ask, Caller, Context, Effect};
+use crate::mutant::Mutant;
+use crate::object::Object;
+use crate::store::StoreError;
+use crate::time::Instant;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::limits::{SCRUB_KEYS_TOLD_MAX, SCRUB_PAGE_BYTES, SCRUB_PAGES_MAX};
+use understudy_proto::{CopyId, Pair};
+
+/// What comparing a page came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScrubbedPage {
+    /// The last key of the page: where the next one begins. `None`: it was the last page.
+    pub next: Option<Bytes>,
+    /// Objects of the primary in it, and their bytes.
+    pub objects: u64,
+    pub bytes: u64,
+    /// All copies of the row but the primary's.
+    pub copies: BTreeMap<CopyId, ScrubbedCopy>,
+    /// Keys of which two copies have the same, and the primary something else.
+    pub primary_differs: Vec<Bytes>,
+}
+
+/// How a copy compares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ScrubbedCopy {
+    Same,
+    /// Objects that differ, and the first of their keys.
+    Differs {
+        objects: u64,
+        keys: Vec<Bytes>,
+    },
+    /// It is not complete, or did not answer in time.
+    NotCompared,
+}
+
+/// The pages that a primary compares at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Scrubs {
+    last: u64,
+    pages: BTreeMap<u64, Page>,
+    /// Copies that differ and are to be rebuilt.
+    pub differing: BTreeSet<CopyId>,
+    /// Two copies agree against this one.
+    outvoted: bool,
+}
+
+/// A page that is to be compared; as in [`crate::effect::Input::Scrub`].
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub caller: Caller,
+    pub after: Option<Bytes>,
+    pub bytes_max: usize,
+    pub deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Page {
+    caller: Caller,
+    deadline: Instant,
+    from: Pair,
+    next: Option<Bytes>,
+    entries: Vec<ScrubEntry>,
+    bytes: u64,
+    asked: BTreeMap<CopyId, Asked>,
+}
+
+#[derive(Debug)]
+enum Asked {
+    /// Of it nothing can be asked.
+    Not,
+    /// On this stream.
+    Waiting(u64),
+    /// The keys where it differs, each with what it has.
+    Told(BTreeMap<Bytes, Option<ScrubEntry>>),
+}
+
+/// With the size of the object.
+fn entry(key: &Bytes, object: &Object) -> (ScrubEntry, usize) {
+    let stored = object.encode();
+    let entry = ScrubEntry {
+        key: key.clone(),
+        pair: object.last.pair,
+        digest: xxhash_rust::xxh3::xxh3_64(&stored),
+    };
+    (entry, key.len() + stored.len())
+}
+
+/// One number for a page that is the same.
+fn digest(entries: &[ScrubEntry]) -> u64 {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    for entry in entries {
+        hash.update(&(entry.key.len() as u64).to_be_bytes());
+        hash.update(&entry.key);
+        hash.update(&entry.pair.epoch.0.to_be_bytes());
+        hash.update(&entry.pair.version.0.to_be_bytes());
+        hash.update(&entry.digest.to_be_bytes());
+    }
+    hash.digest()
+}
+
+impl Page {
+    fn is_answered(&self) -> bool {
+        let waits = |asked: &Asked| matches!(asked, Asked::Waiting(_));
+        !self.asked.values().any(waits)
+    }
+
+    fn entry(&self, key: &[u8]) -> Option<&ScrubEntry> {
+        let at = self.entries.binary_search_by(|e| e.key[..].cmp(key)).ok()?;
+        Some(&self.entries[at])
+    }
+
+    /// Keys of which two copies have the same, other than the primary.
+    fn outvoted(&self) -> Vec<Bytes> {
+        let mut votes: BTreeMap<(&Bytes, &Option<ScrubEntry>), u32> = BTreeMap::new();
+        for asked in self.asked.values() {
+            if let Asked::Told(differs) = asked {
+                for theirs in differs {
+                    *votes.entry(theirs).or_default() += 1;
+                }
+            }
+        }
+        let won = votes.into_iter().filter(|(_, votes)| *votes >= 2);
+        won.map(|((key, _), _)| key.clone()).collect()
+    }
+
+    fn result(self, outvoted: Vec<Bytes>) -> ScrubbedPage {
+        let found = |asked: Asked| match asked {
+            Asked::Not | Asked::Waiting(_) => ScrubbedCopy::NotCompared,
+            Asked::Told(differs) if differs.is_empty() => ScrubbedCopy::Same,
+            Asked::Told(differs) => ScrubbedCopy::Differs {
+                objects: differs.len() as u64,
+                keys: differs.into_keys().take(SCRUB_KEYS_TOLD_MAX).collect(),
+            },
+        };
+        ScrubbedPage {
+            next: self.next,
+            objects: self.entries.len() as u64,
+            bytes: self.bytes,
+            copies: self.asked.into_iter().map(|(c, a)| (c, found(a))).collect(),
+            primary_differs: outvoted.into_iter().take(SCRUB_KEYS_TOLD_MAX).collect(),
+        }
+    }
+}
+
+impl Scrubs {
+    /// Nobody compares any more.
+    pub fn dismiss(self, failure: &Failure, out: &mut Vec<Effect>) {
+        out.extend(self.pages.into_values().map(|page| Effect::Scrubbed {
+            caller: page.caller,
+            answer: Err(failure.clone()),
+        }));
+    }
+}
+
+impl Replica {
+    /// Compares the objects after a key with those of all copies.
+    pub(super) fn on_scrub(
+        &mut self,
+        context: &Context<'_>,
+        wanted: Wanted,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let Wanted {
+            caller,
+            after,
+            bytes_max,
+            deadline,
+        } = wanted;
+        let refused = match &self.role {
+            Role::Primary(primary) if primary.scrubs.pages.len() >= SCRUB_PAGES_MAX => {
+                let why = "pages of this shard are compared at the moment; ask again";
+                Err(Failure::no(Reason::Overloaded, why))
+            }
+            _ => self.check_primary(context),
+        };
+        if let Err(failure) = refused {
+            let answer = Err(failure);
+            out.push(Effect::Scrubbed { caller, answer });
+            return Ok(());
+        }
+        let from = self.visible;
+        let at = self.live.applied.unwrap_or(self.live.position);
+        let (shard, generation) = (self.shard, self.live.generation);
+        let stored = context.stored;
+        let page = stored.objects_after(
+            shard,
+            generation,
+            after.as_deref(),
+            bytes_max.min(SCRUB_PAGE_BYTES),
+        )?;
+        let listed = page.items.iter().map(|(key, object)| entry(key, object));
+        let (entries, sizes): (Vec<ScrubEntry>, Vec<usize>) = listed.unzip();
+        let bytes = sizes.into_iter().sum::<usize>() as u64;
+        let last = page.items.last().map(|(key, _)| key.clone());
+        let next = last.filter(|_| !page.done);
+        let digest = digest(&entries);
+        let row = self.row();
+        let (secondaries, joining) = (row.secondaries.clone(), row.joining.clone());
+        let primary = self.primary_mut();
+        primary.scrubs.last += 1;
+        let number = primary.scrubs.last;
+        let mut asked: BTreeMap<CopyId, Asked> =
+            joining.into_iter().map(|c| (c, Asked::Not)).collect();
+        for copy in secondaries {
+            let follows = primary.streams.acknowledged(copy).is_some();
+            if !follows || primary.scrubs.differing.contains(&copy) {
+                asked.insert(copy, Asked::Not);
+                continue;
+            }
+            let stream = primary.streams.stream_of(copy);
+            asked.insert(copy, Asked::Waiting(stream));
+            let scrub = Scrub {
+                epoch: primary.epoch,
+                stream,
+                number,
+                after: after.clone(),
+                last: next.clone(),
+                at,
+                digest,
+            };
+            let message = Message::Scrub(scrub);
+            out.push(Effect::Send {
+                to: copy.node,
+                message,
+            });
+        }
+        let page = Page {
+            caller,
+            deadline,
+            from,
+            next,
+            entries,
+            bytes,
+            asked,
+        };
+        primary.scrubs.pages.insert(number, page);
+        self.finish_scrubs(context, out);
+        Ok(())
+    }
+
+    /// At a copy: its disk is compared once it is far enough.
+    pub(super) fn on_scrub_asked(
+        &mut self,
+        context: &Context<'_>,
+        scrub: Scrub,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let secondary = self.secondary_mut();
+        if secondary.scrubs.len() < SCRUB_PAGES_MAX {
+            secondary.scrubs.push(scrub);
+        }
+        self.answer_scrubs(context, out)
+    }
+
+    /// At a copy: whatever is far enough by now.
+    pub(super) fn answer_scrubs(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let visible = self.visible;
+        let whole = self.staged.is_none() && !self.reads.is_switching(self.persisted);
+        let Role::Secondary(secondary) = &mut self.role else {
+            return Ok(());
+        };
+        let (stream, to) = (secondary.stream, secondary.primary);
+        secondary.scrubs.retain(|scrub| scrub.stream == stream);
+        if secondary.phase != Phase::Streaming || !whole {
+            return Ok(());
+        }
+        let early = Mutant::ScrubComparesEarly.on();
+        let due = secondary
+            .scrubs
+            .extract_if(.., |scrub| scrub.at <= visible || early);
+        for scrub in due.collect::<Vec<_>>() {
+            let message = Message::Scrubbed(self.compared(context, scrub)?);
+            out.push(Effect::Send { to, message });
+        }
+        Ok(())
+    }
+
+    fn compared(&self, context: &Context<'_>, scrub: Scrub) -> Result<Scrubbed, StoreError> {
+        let (shard, generation) = (self.shard, self.live.generation);
+        let inside = |key: &Bytes| scrub.last.as_ref().is_none_or(|last| key <= last);
+        let (mut entries, mut bytes): (Vec<ScrubEntry>, usize) = (Vec::new(), 0);
+        let mut after = scrub.after.clone();
+        // A copy that has more between the same keys is told of as far as a page and a half goes.
+        let more = loop {
+            let stored = context.stored;
+            let page =
+                stored.objects_after(shard, generation, after.as_deref(), SCRUB_PAGE_BYTES / 2)?;
+            let end = page.done || page.items.last().is_none_or(|(key, _)| !inside(key));
+            for (key, object) in page.items.iter().filter(|(key, _)| inside(key)) {
+                let (entry, size) = entry(key, object);
+                bytes += size;
+                entries.push(entry);
+            }
+            after = entries.last().map(|entry| entry.key.clone());
+            if end || bytes >= SCRUB_PAGE_BYTES * 3 / 2 {
+                break !end;
+            }
+        };
+        let same = !more && digest(&entries) == scrub.digest;
+        Ok(Scrubbed {
+            epoch: scrub.epoch,
+            stream: scrub.stream,
+            copy: self.copy(),
+            number: scrub.number,
+            at: self.live.applied.unwrap_or(self.live.position),
+            same,
+            more,
+            entries: if same { Vec::new() } else { entries },
+        })
+    }
+
+    /// At the primary: a copy told.
+    pub(super) fn on_scrubbed(
+        &mut self,
+        context: &Context<'_>,
+        scrubbed: Scrubbed,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let (epoch, copy) = (scrubbed.epoch, scrubbed.copy);
+        let Role::Primary(primary) = &self.role else {
+            return Ok(());
+        };
+        let Some(page) = primary.scrubs.pages.get(&scrubbed.number) else {
+            return Ok(());
+        };
+        let asked = page.asked.get(&copy);
+        let waits = matches!(asked, Some(Asked::Waiting(stream)) if *stream == scrubbed.stream);
+        if primary.epoch != epoch || !waits {
+            return Ok(());
+        }
+        let differs = match scrubbed.same {
+            true => BTreeMap::new(),
+            false => self.differences(context, page, &scrubbed)?,
+        };
+        let pages = &mut self.primary_mut().scrubs.pages;
+        if let Some(page) = pages.get_mut(&scrubbed.number) {
+            page.asked.insert(copy, Asked::Told(differs));
+        }
+        self.finish_scrubs(context, out);
+        Ok(())
+    }
+
+    /// The keys where the copy has what it cannot have beside this primary, each with what it has.
+    fn differences(
+        &self,
+        context: &Context<'_>,
+        page: &Page,
+        scrubbed: &Scrubbed,
+    ) -> Result<BTreeMap<Bytes, Option<ScrubEntry>>, StoreError> {
+        let mut differs = BTreeMap::new();
+        let newer_counts = Mutant::ScrubTakesNewerForOther.on();
+        for theirs in &scrubbed.entries {
+            let same = match page.entry(&theirs.key) {
+                Some(mine) if mine.pair == theirs.pair => mine.digest == theirs.digest,
+                // Written after the primary was read.
+                _ => theirs.pair > page.from && !newer_counts,
+            };
+            if !same {
+                differs.insert(theirs.key.clone(), Some(theirs.clone()));
+            }
+        }
+        let told: BTreeSet<&Bytes> = scrubbed.entries.iter().map(|entry| &entry.key).collect();
+        let upto = scrubbed.entries.last().map(|entry| &entry.key);
+        for mine in &page.entries {
+            let beyond = scrubbed.more && upto.is_none_or(|upto| mine.key > *upto);
+            // What it deleted since is not here any more; as long as this disk may be behind it, nobody knows.
+            if told.contains(&mine.key) || beyond || self.visible < scrubbed.at {
+                continue;
+            }
+            let (shard, generation) = (self.shard, self.live.generation);
+            let here = context.stored.object(shard, generation, &mine.key)?;
+            let still = here.is_some_and(|object| object.last.pair == mine.pair);
+            if still || newer_counts {
+                differs.insert(mine.key.clone(), None);
+            }
+        }
+        Ok(differs)
+    }
+
+    /// Tells what was compared, as far as all copies told or their time is over, and has what differs mended.
+    pub(super) fn finish_scrubs(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else {
+            return;
+        };
+        let over = |page: &Page| page.is_answered() || context.now >= page.deadline;
+        let pages = std::mem::take(&mut primary.scrubs.pages);
+        let (finished, waiting) = pages.into_iter().partition(|(_, page)| over(page));
+        primary.scrubs.pages = waiting;
+        let finished: BTreeMap<u64, Page> = finished;
+        for page in finished.into_values() {
+            let outvoted = page.outvoted();
+            if !outvoted.is_empty() {
+                primary.scrubs.outvoted = true;
+            }
+            for (copy, asked) in &page.asked {
+                // Those that agree against the primary are right, as far as it can tell.
+                let wrong = |key: &Bytes| !outvoted.contains(key);
+                if matches!(asked, Asked::Told(differs) if differs.keys().any(wrong)) {
+                    primary.scrubs.differing.insert(*copy);
+                }
+            }
+            out.push(Effect::Scrubbed {
+                caller: page.caller,
+                answer: Ok(page.result(outvoted)),
+            });
+        }
+    }
+
+    /// Once an interval: copies that differ are marked joining, and then fed no more until they begin anew; a primary that is
+    /// wrong itself asks to hand over.
+    pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
+        let row = self.row();
+        let (secondaries, joining) = (row.secondaries.clone(), row.joining.clone());
+        let primary = self.primary_mut();
+        let epoch = primary.epoch;
+        let named = |copy: &CopyId| secondaries.contains(copy) || joining.contains(copy);
+        primary.scrubs.differing.retain(named);
+        for copy in &primary.scrubs.differing {
+            match secondaries.contains(copy) {
+                true => out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy: *copy })),
+                false => primary.streams.forget(*copy),
+            }
+        }
+        if primary.scrubs.outvoted
+            && let Some(to) = secondaries.into_iter().find(|copy| {
+                let follows = primary.streams.acknowledged(*copy).is_some();
+                follows && !primary.scrubs.differing.contains(copy)
+            })
+        {
+            out.push(Effect::Ask(Ask::HandOver { epoch, to }));
+        }
+    }
+
+    /// Whether the copy that subscribes has to begin anew; it does, once.
+    pub(super) fn is_to_begin_anew(&mut self, copy: CopyId, begins: bool) -> bool {
+        let differing = &mut self.primary_mut().scrubs.differing;
+        if begins {
+            differing.remove(&copy);
+        }
+        differing.contains(&copy)
+    }
+}
