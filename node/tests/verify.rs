@@ -6,7 +6,7 @@ mod damage;
 mod real;
 mod serving;
 
-use damage::{find, raw};
+use damage::{find, overwrite, raw};
 use serde_json::{Value, json};
 use std::future::IntoFuture;
 use std::time::{Duration, Instant};
@@ -61,12 +61,13 @@ fn verify(cluster: &LocalCluster) -> (i32, Value) {
 fn alter(data: &std::path::Path, lost: &str, other: &str, third: &str) {
     let of = |name: &str| find(data, Family::Objects, |key| key.ends_with(name.as_bytes()));
     let (lost, other, third) = (of(lost), of(other), of(third));
+    let mut contents = Vec::new();
     raw(data, |db| {
         let family = db.cf_handle(Family::Objects.name()).unwrap();
         db.delete_cf(family, lost).unwrap();
-        let contents = db.get_cf(family, third).unwrap().unwrap();
-        db.put_cf(family, other, contents).unwrap();
+        contents = db.get_cf(family, third).unwrap().unwrap();
     });
+    overwrite(data, Family::Objects, &other, &contents);
 }
 
 async fn restart_altered(cluster: &mut LocalCluster, folder: &tempfile::TempDir, name: &str) {
