@@ -24,6 +24,8 @@ const SESSIONS_MAX: u32 = 10_000;
 const SESSIONS_DEFAULT: u32 = 1_000;
 /// How long a status waits for the leader's word on orphans.
 const ORPHANS_LIMIT: Duration = Duration::from_secs(1);
+/// How long a move of a primary is waited for: many times what it takes.
+const MOVED_LIMIT: Duration = Duration::from_secs(10);
 
 /// The service on a manager's public port.
 #[derive(Clone, Debug)]
@@ -394,7 +396,8 @@ impl Cluster for ClusterServer {
         &self,
         request: Request<TransferShardRequest>,
     ) -> Result<Response<TransferShardResponse>, Status> {
-        let limit = limit(&request);
+        // No move takes so long; and its refusal is to arrive before the caller gives up.
+        let limit = limit(&request).mul_f32(0.9).min(MOVED_LIMIT);
         let end = Instant::now() + limit;
         let asked = request.into_inner();
         let row = self.find_namespace(&asked.namespace, limit).await?;
