@@ -1,7 +1,7 @@
 //! Messages between copies, to and from the wire. Bytes of another build are malformed, never guessed at.
 
 use bytes::Bytes;
-use understudy_proto::{CopyId, Epoch, Pair, ShardId, v1};
+use understudy_proto::{ClientId, CopyId, Epoch, Pair, RequestId, Sequence, ShardId, v1};
 use understudy_protocol::codec::Malformed;
 use understudy_protocol::conflict::ConflictReason;
 use understudy_protocol::object::Object;
@@ -15,7 +15,7 @@ use understudy_protocol::store::{CopyProgress, Orphan};
 use understudy_protocol::tables::settings::LEASE_MAX;
 use understudy_protocol::time::{Duration, Instant};
 
-use super::wire::{pair, request_id, to_pair, to_request_id};
+use super::wire::{pair, request_id, to_pair};
 use v1::peer_message::Kind;
 
 fn pairs(pairs: &[Pair]) -> Vec<v1::Pair> {
@@ -326,12 +326,19 @@ fn decode_fate(m: v1::submitted::Fate) -> Result<Fate, Malformed> {
     })
 }
 
+/// Of a dedup entry. With the sequence number 0, which no request has, a table keeps what it knows of a client or of the shard.
+fn entry_id(id: Option<v1::RequestId>) -> Result<RequestId, Malformed> {
+    let id = id.ok_or(Malformed("request id"))?;
+    Ok(RequestId {
+        client: ClientId::from_slice(&id.client_id).ok_or(Malformed("request id"))?,
+        sequence: Sequence(id.sequence),
+    })
+}
+
 fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {
     let object = |copied: v1::CopiedObject| Ok((copied.key, Object::decode(copied.object)?));
-    let dedup = |copied: v1::CopiedDedup| {
-        let id = to_request_id(copied.id).map_err(|_| Malformed("request id"))?;
-        Ok((id, DedupEntry::decode(copied.entry)?))
-    };
+    let dedup =
+        |copied: v1::CopiedDedup| Ok((entry_id(copied.id)?, DedupEntry::decode(copied.entry)?));
     Ok(CopyChunk {
         epoch: Epoch(m.epoch),
         stream: m.stream,
@@ -352,4 +359,53 @@ fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {
             .map(dedup)
             .collect::<Result<_, Malformed>>()?,
     })
+}
+
+#[cfg(test)]
+mod copied_entries {
+    use super::*;
+    use understudy_proto::{NodeId, StoreId};
+    use understudy_protocol::expiry::{client_state_id, shard_state_id};
+    use understudy_protocol::request::Outcome;
+
+    /// Also those by which a table remembers that it forgot: no request has their number.
+    #[test]
+    fn every_dedup_entry_of_a_full_copy_arrives() {
+        let shard = ShardId(6);
+        let client = ClientId(5);
+        let request = RequestId {
+            client,
+            sequence: Sequence(1),
+        };
+        let entry = |id| {
+            let entry = DedupEntry {
+                pair: Pair::new(2, 9),
+                fingerprint: 7,
+                outcome: Outcome::Applied(Vec::new()),
+                conflicts: Vec::new(),
+            };
+            (id, entry)
+        };
+        let ids = [client_state_id(client), request, shard_state_id()];
+        let chunk = CopyChunk {
+            epoch: Epoch(2),
+            stream: 3,
+            continues: CopyProgress::Dedup { after: None },
+            then: CopyProgress::Dedup {
+                after: Some(client_state_id(client)),
+            },
+            from: Pair::new(2, 9),
+            checksum: 4,
+            epoch_starts: vec![Pair::new(1, 1), Pair::new(2, 9)],
+            at: Pair::new(2, 9),
+            objects: Vec::new(),
+            dedup: ids.map(entry).to_vec(),
+        };
+        let from = CopyId {
+            node: NodeId(2),
+            store: StoreId(9),
+        };
+        let sent = encode(shard, Message::CopyChunk(chunk.clone()));
+        assert_eq!(decode(from, sent), Ok((shard, Message::CopyChunk(chunk))));
+    }
 }
