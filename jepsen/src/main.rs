@@ -115,6 +115,10 @@ impl Fuzz {
             self.tell(*seed, verdict, summary.failed.len() == 1);
         }
         println!("{}", describe(&summary, plan.threads));
+        if let Some(what) = summary.too_few_deltas() {
+            println!("{what}");
+            return Ok(summary.exit_code().max(1));
+        }
         Ok(summary.exit_code())
     }
 
@@ -139,7 +143,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let s = summary.statistics;
     let least = summary.least.unwrap_or_default();
     format!(
-        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} deltas, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
@@ -155,6 +159,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
         s.may_have_run,
         s.without_managers,
         s.no_lease,
+        s.deltas,
         s.broken,
         s.virtual_us as f64 / 3.6e9,
         rate

@@ -40,6 +40,8 @@ pub struct Statistics {
     pub without_managers: u64,
     /// Writes and reads refused for want of a lease.
     pub no_lease: u64,
+    /// Coalesced deltas that were switched in.
+    pub deltas: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

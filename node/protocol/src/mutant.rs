@@ -112,6 +112,14 @@ mutants! {
     WitnessBeforeDemand = "witness-before-demand";
     /// A beacon that says that the primary has no lease counts like one that says that it has one.
     LeaselessBeaconResets = "leaseless-beacon-resets";
+    /// A delta does not say what was deleted.
+    DeltaKeepsDeleted = "delta-keeps-deleted";
+    /// A delta does not say which dedup entries were forgotten.
+    DeltaKeepsForgotten = "delta-keeps-forgotten";
+    /// A delta is switched in before the records brought all of it to one point.
+    SwitchDeltaEarly = "switch-delta-early";
+    /// A copy gets a delta while it may still be promoted.
+    DeltaToSecondary = "delta-to-secondary";
 }
 
 #[cfg(feature = "mutants")]

@@ -75,6 +75,11 @@ stories! {
     a_witness_waits_out_its_grace
     a_primary_without_a_lease_is_left
     a_witness_enters_when_it_is_demanded
+    a_delta_brings_a_copy_up_that_missed_many_updates
+    a_delta_carries_what_was_forgotten_and_what_conflicts
+    a_delta_in_an_in_sync_shard
+    a_delta_is_interrupted_and_resumed
+    a_failover_in_the_middle_of_a_delta
 }
 
 #[test]

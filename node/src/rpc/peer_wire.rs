@@ -1,15 +1,15 @@
 //! Messages between copies, to and from the wire. Bytes of another build are malformed, never guessed at.
 
 use bytes::Bytes;
-use understudy_proto::{CopyId, Epoch, Pair, ShardId, v1};
+use understudy_proto::{ClientId, CopyId, Epoch, Pair, RequestId, Sequence, ShardId, v1};
 use understudy_protocol::codec::Malformed;
 use understudy_protocol::conflict::ConflictReason;
 use understudy_protocol::object::Object;
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::shard::message::{
-    Ack, Beacon, BeaconAnswer, Branch, BranchMode, CopyChunk, Echo, Fate, FateKind, Message, Pulse,
-    Records, Reject, Submit, Submitted, Subscribe,
+    Ack, Beacon, BeaconAnswer, Branch, BranchMode, CopyChunk, DeltaChunk, Echo, Fate, FateKind,
+    Message, Pulse, Records, Reject, Submit, Submitted, Subscribe,
 };
 use understudy_protocol::store::{CopyProgress, Orphan};
 use understudy_protocol::tables::settings::LEASE_MAX;
@@ -41,6 +41,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
                 .map(|progress| progress.to_bytes())
                 .unwrap_or_default(),
             base: Some(pair(m.base)),
+            delta_since: m.delta_since.map(pair),
         }),
         Message::Branch(m) => Kind::Branch(v1::Branch {
             epoch: m.epoch.0,
@@ -97,6 +98,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
             everywhere: Some(pair(m.everywhere)),
             stream: m.stream,
         }),
+        Message::Delta(m) => Kind::Delta(encode_delta(m)),
     };
     v1::PeerMessage {
         shard: shard.0,
@@ -133,6 +135,40 @@ fn encode_chunk(m: CopyChunk) -> v1::CopyChunk {
     }
 }
 
+fn encode_delta(m: DeltaChunk) -> v1::DeltaChunk {
+    let object = |(key, object): (Bytes, Option<Object>)| v1::CopiedObject {
+        key,
+        object: object.map(|object| object.encode()).unwrap_or_default(),
+    };
+    let mut dedup: Vec<v1::DeltaDedup> = Vec::new();
+    let mut last = None;
+    for (id, entry) in m.dedup {
+        if last.replace(id.client) != Some(id.client) {
+            dedup.push(v1::DeltaDedup {
+                client: Bytes::copy_from_slice(&id.client.to_bytes()),
+                ..v1::DeltaDedup::default()
+            });
+        }
+        let of_client = dedup.last_mut().expect("it was just pushed");
+        of_client.sequences.push(id.sequence.0);
+        let entry = entry.map(|entry| entry.encode()).unwrap_or_default();
+        of_client.entries.push(entry);
+    }
+    v1::DeltaChunk {
+        epoch: m.epoch.0,
+        stream: m.stream,
+        continues: m.continues.to_bytes(),
+        then: m.then.to_bytes(),
+        since: Some(pair(m.since)),
+        upto: Some(pair(m.upto)),
+        checksum: m.checksum,
+        epoch_starts: pairs(&m.epoch_starts),
+        at: Some(pair(m.at)),
+        objects: m.objects.into_iter().map(object).collect(),
+        dedup,
+    }
+}
+
 /// A message that came from the copy of a node.
 pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Message), Malformed> {
     let kind = message.kind.ok_or(Malformed("a message without a kind"))?;
@@ -150,6 +186,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 false => Some(CopyProgress::from_bytes(m.copying)?),
             },
             base: to_pair(m.base),
+            delta_since: m.delta_since.map(|since| to_pair(Some(since))),
         }),
         Kind::Branch(m) => Message::Branch(Branch {
             epoch: Epoch(m.epoch),
@@ -223,6 +260,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
                 .collect::<Result<_, _>>()?,
             everywhere: to_pair(m.everywhere),
         }),
+        Kind::Delta(m) => Message::Delta(decode_delta(m)?),
     };
     Ok((ShardId(message.shard), message_of))
 }
@@ -294,5 +332,50 @@ fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {
             .into_iter()
             .map(dedup)
             .collect::<Result<_, Malformed>>()?,
+    })
+}
+
+fn decode_delta(m: v1::DeltaChunk) -> Result<DeltaChunk, Malformed> {
+    let object = |copied: v1::CopiedObject| {
+        let object = match copied.object.is_empty() {
+            true => None,
+            false => Some(Object::decode(copied.object)?),
+        };
+        Ok((copied.key, object))
+    };
+    let mut dedup = Vec::new();
+    for of_client in m.dedup {
+        let client = ClientId::from_slice(&of_client.client).ok_or(Malformed("client id"))?;
+        if of_client.sequences.len() != of_client.entries.len() {
+            return Err(Malformed("entries without their numbers"));
+        }
+        for (sequence, entry) in of_client.sequences.into_iter().zip(of_client.entries) {
+            let id = RequestId {
+                client,
+                sequence: Sequence(sequence),
+            };
+            let entry = match entry.is_empty() {
+                true => None,
+                false => Some(DedupEntry::decode(entry)?),
+            };
+            dedup.push((id, entry));
+        }
+    }
+    Ok(DeltaChunk {
+        epoch: Epoch(m.epoch),
+        stream: m.stream,
+        continues: CopyProgress::from_bytes(m.continues)?,
+        then: CopyProgress::from_bytes(m.then)?,
+        since: to_pair(m.since),
+        upto: to_pair(m.upto),
+        checksum: m.checksum,
+        epoch_starts: to_pairs(m.epoch_starts),
+        at: to_pair(m.at),
+        objects: m
+            .objects
+            .into_iter()
+            .map(object)
+            .collect::<Result<_, Malformed>>()?,
+        dedup,
     })
 }

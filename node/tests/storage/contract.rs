@@ -208,6 +208,7 @@ fn a_staged_copy_stands_beside_the_live_one<S: Store>() {
         contents: staged.meta().live,
         consistent_at: Pair::new(1, 1),
         progress: CopyProgress::Records,
+        delta_since: None,
     });
     changes.push(StoreChange::PutMeta(meta));
     store.write(batch(SHARD, 4, changes));

@@ -9,6 +9,7 @@ use super::replica::{Replica, Role, storage_failure};
 use super::streams::Streams;
 use super::submit::Submission;
 use super::trim::Retention;
+use super::walk::Deltas;
 use super::witness::Witnesses;
 use crate::change::ObjectChange;
 use crate::conflict::conflict_key;
@@ -64,6 +65,7 @@ pub(super) struct Primary {
     pub given_back: usize,
     pub given_back_batch: u64,
     pub witnesses: Witnesses,
+    pub deltas: Deltas,
 }
 
 /// One answer that is ready but for its conditions.
@@ -571,6 +573,9 @@ impl Replica {
         if let Role::Primary(_) = self.role {
             self.reconcile_own(context, out)?;
             self.expire_entries(context, out)?;
+            self.go_on_with_deltas(context, out)?;
+        }
+        if let Role::Primary(_) = self.role {
             self.pulse(context, out);
             self.trim(context, out)?;
         }
@@ -733,6 +738,7 @@ impl Primary {
             given_back: 0,
             given_back_batch: 0,
             witnesses: Witnesses::new(context.now),
+            deltas: Deltas::default(),
         }
     }
 
