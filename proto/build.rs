@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "understudy/v1/naming.proto",
         "understudy/v1/cluster.proto",
         "understudy/v1/internal.proto",
+        "understudy/v1/agent.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

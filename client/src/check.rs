@@ -23,14 +23,27 @@ pub fn op_key(op: &v1::Op) -> Option<&Bytes> {
 
 /// Checks a request; gives the bytes of its keys, names and values.
 pub fn request(ops: &[v1::Op], preconditions: &[v1::Precondition]) -> Result<usize, Failure> {
-    let count = ops.len() + preconditions.len();
-    at_most("ops", count, limits::OPS_PER_REQUEST_MAX)?;
     if ops.is_empty() {
         return Err(Failure::field(
             "ops",
             "a request has at least one operation",
         ));
     }
+    check(ops, preconditions, limits::OPS_PER_REQUEST_MAX)
+}
+
+/// Checks the resolution of a conflict, which may have no operations.
+pub fn resolution(ops: &[v1::Op], preconditions: &[v1::Precondition]) -> Result<usize, Failure> {
+    check(ops, preconditions, 2 * limits::OPS_PER_REQUEST_MAX)
+}
+
+fn check(
+    ops: &[v1::Op],
+    preconditions: &[v1::Precondition],
+    count_max: usize,
+) -> Result<usize, Failure> {
+    let count = ops.len() + preconditions.len();
+    at_most("ops", count, count_max)?;
     let mut bytes = 0;
     for each in ops {
         bytes += op(each)?;

@@ -195,6 +195,66 @@ impl Cluster {
         ask!(self, Idempotent::Repeatable, declare_store_lost, request).await
     }
 
+    /// A person wants a node empty: its primaries move away, and where other nodes may take them its copies. `undo`: it is to
+    /// be used again. What is left shows in [`Cluster::nodes`].
+    pub async fn drain_node(&self, node: u64, undo: bool) -> Result<v1::DrainNodeResponse, Error> {
+        let request = v1::DrainNodeRequest { node, undo };
+        ask!(self, Idempotent::Repeatable, drain_node, request).await
+    }
+
+    /// A node that holds nothing any more leaves the cluster for good.
+    pub async fn remove_node(&self, node: u64) -> Result<v1::RemoveNodeResponse, Error> {
+        let request = v1::RemoveNodeRequest { node };
+        ask!(self, Idempotent::Repeatable, remove_node, request).await
+    }
+
+    /// What a forced promotion would lose, as far as it can be known; requests after a pair, at most so many (0: 100).
+    pub async fn show_promotion(
+        &self,
+        namespace: &str,
+        shard: u32,
+        target: u64,
+        after: Option<v1::Pair>,
+        limit: u32,
+    ) -> Result<v1::ShowPromotionResponse, Error> {
+        check::name("namespace", namespace).map_err(Error::Invalid)?;
+        let request = v1::ShowPromotionRequest {
+            namespace: namespace.to_string(),
+            shard,
+            target_node: target,
+            after,
+            limit,
+        };
+        ask!(self, Idempotent::Read, show_promotion, request).await
+    }
+
+    /// Makes a copy primary though others may have more. `state`: of what was shown. `stopped`: node and incarnation of the old
+    /// primary's process, which the caller vouches for being stopped.
+    pub async fn force_promotion(
+        &self,
+        namespace: &str,
+        shard: u32,
+        target: u64,
+        state: &str,
+        stopped: Option<(u64, u64)>,
+    ) -> Result<v1::ForcePromotionResponse, Error> {
+        check::name("namespace", namespace).map_err(Error::Invalid)?;
+        let id = self.session.next_request_id();
+        let (stopped_node, stopped_incarnation) = stopped.unwrap_or_default();
+        let request = v1::ForcePromotionRequest {
+            request_id: Some(wire_request_id(id)),
+            namespace: namespace.to_string(),
+            shard,
+            target_node: target,
+            state: state.to_string(),
+            stopped_node,
+            stopped_incarnation,
+        };
+        let answer = ask!(self, Idempotent::WithId(id), force_promotion, request).await;
+        settle(&self.session, id, &answer);
+        answer
+    }
+
     async fn call<T, F, R>(&self, kind: Idempotent, ask: F) -> Result<T, Error>
     where
         F: Fn(Stub) -> R,

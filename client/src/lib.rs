@@ -79,6 +79,8 @@ mod client;
 #[cfg(feature = "grpc")]
 mod cluster;
 #[cfg(feature = "grpc")]
+mod conflicts;
+#[cfg(feature = "grpc")]
 mod drive;
 #[cfg(feature = "grpc")]
 mod namespace;
@@ -109,6 +111,7 @@ mod write;
 pub use {
     client::Client,
     cluster::Cluster,
+    conflicts::{Conflict, ConflictId, ConflictSummary, Conflicts, ConflictsPage, Standing},
     namespace::{Expected, Namespace},
     naming::{BindWhen, Naming, NamingEvent, NamingWatch},
     read::{Get, Read, ReadLevel},

@@ -4,6 +4,7 @@
 //! session wrote and read before.
 
 use crate::client::Shared;
+use crate::conflicts::{Conflict, ConflictId, Conflicts};
 use crate::error::{Error, Trouble};
 use crate::object::Written;
 use crate::read::{Get, Read};
@@ -187,6 +188,16 @@ impl Namespace {
     /// What failovers cut off in this namespace.
     pub fn orphans(&self) -> Orphans {
         Orphans::new(self.clone())
+    }
+
+    /// What failovers cut off in this namespace and a person has to decide.
+    pub fn conflicts(&self) -> Conflicts {
+        Conflicts::new(self.clone())
+    }
+
+    /// Both sides of a conflict. [`Write::resolve`] decides it.
+    pub async fn conflict(&self, id: ConflictId) -> Result<Conflict, Error> {
+        Conflict::get(self, id).await
     }
 
     /// The cached route; loads it when it is not there yet.

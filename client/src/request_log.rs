@@ -1,7 +1,8 @@
 //! A shard's deduplicated request log, the outcome of one request, and what failovers cut off.
 //!
 //! `Follow` gives each record once and goes on after a break at its cursor. A start that is no longer kept is told as a
-//! `Gap`, a cursor on a branch that was cut off as `Error::Forked`; neither is skipped in silence.
+//! `Gap`, a cursor on a branch that was cut off as `Error::Forked` ([`Follow::cut_of`] says where to go on); neither is
+//! skipped in silence. A filter leaves records out at the server; `Progress` then says how far it looked.
 
 use crate::anywhere::{self, Call, Idempotent};
 use crate::check;
@@ -10,6 +11,7 @@ use crate::namespace::Namespace;
 use crate::object::{Outcome, pair, wire_pair, wire_request_id};
 use crate::retry::{Ledger, Wanted};
 use crate::server::trouble_of;
+use bytes::Bytes;
 use futures::{Stream, stream};
 use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
@@ -18,7 +20,7 @@ use tonic::transport::Channel;
 use understudy_proto::failure::Failure;
 use understudy_proto::limits::PUBLIC_MESSAGE_BYTES_MAX;
 use understudy_proto::v1::{self, request_log_client::RequestLogClient};
-use understudy_proto::{Pair, RequestId};
+use understudy_proto::{ClientId, Pair, RequestId};
 
 /// One thing that the log tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +29,10 @@ pub enum LogEvent {
     /// Records before this version are no longer kept; the next record is the first that is.
     Gap {
         first_version: u64,
+    },
+    /// The log was looked through up to here, and what was not asked for was left out: a position to go on after.
+    Progress {
+        through: Pair,
     },
 }
 
@@ -92,7 +98,26 @@ impl Follow {
         self
     }
 
-    /// The last record that was given out: what to give to [`Follow::after`] to go on later.
+    /// Only records whose request named, tested or changed an object with such a key.
+    pub fn key_prefix(mut self, prefix: impl Into<Bytes>) -> Follow {
+        self.request.key_prefix = prefix.into();
+        self
+    }
+
+    /// Only this client's requests, and what is forgotten of them.
+    pub fn client(mut self, client: ClientId) -> Follow {
+        self.request.client_id = client.to_bytes().to_vec().into();
+        self
+    }
+
+    /// One side of the records: what was asked for, or what was done.
+    pub fn view(mut self, view: v1::follow_request::View) -> Follow {
+        self.request.view = view.into();
+        self
+    }
+
+    /// The last record that was given out, or how far the log was looked through after it: what to give to
+    /// [`Follow::after`] to go on later.
     pub fn cursor(&self) -> Option<Pair> {
         self.cursor
     }
@@ -107,7 +132,7 @@ impl Follow {
         self.first_version
     }
 
-    /// The next record or gap; `None`: the log ended (or the limit was reached). An error is final for now; calling
+    /// The next record, gap or progress; `None`: the log ended (or the limit was reached). An error is final for now; calling
     /// again goes on at the cursor.
     pub async fn next(&mut self) -> Result<Option<LogEvent>, Error> {
         loop {
@@ -148,6 +173,17 @@ impl Follow {
                 Err(error) => Some((Err(error), None)),
             }
         })
+    }
+
+    /// The most that a forked cursor's branch and the log can share: what was given out after it is not in the log any more.
+    /// They may share less, for a position does not tell where its epoch began. So go on after the last record that you hold
+    /// and that is not after this one; if that is not in the log either, the next error names an earlier cut. What is recorded
+    /// again names in `earlier` where it stood.
+    pub fn cut_of(error: &Error) -> Option<Pair> {
+        match error {
+            Error::Forked(failure) => failure.metadata.get("cut")?.parse().ok(),
+            _ => None,
+        }
     }
 
     async fn begin(&mut self) -> Result<(), Error> {
@@ -194,6 +230,7 @@ impl Follow {
         // After a resumption a server may repeat what was heard; nothing is given out twice.
         let heard = self.ready.iter().rev().find_map(|event| match event {
             LogEvent::Record(record) => Some(pair(record.pair)),
+            LogEvent::Progress { through } => Some(*through),
             LogEvent::Gap { .. } => None,
         });
         let mut last = heard.or(self.cursor).unwrap_or(Pair::ZERO);
@@ -204,14 +241,22 @@ impl Follow {
                 self.ready.push_back(LogEvent::Record(Box::new(record)));
             }
         }
+        let through = pair(message.through);
+        if through > last {
+            self.ready.push_back(LogEvent::Progress { through });
+        }
     }
 
     fn give_out(&mut self, event: LogEvent) -> Option<LogEvent> {
-        if let LogEvent::Record(record) = &event {
-            if let Some(remaining) = self.remaining.as_mut() {
-                *remaining = remaining.checked_sub(1)?;
+        match &event {
+            LogEvent::Record(record) => {
+                if let Some(remaining) = self.remaining.as_mut() {
+                    *remaining = remaining.checked_sub(1)?;
+                }
+                self.cursor = Some(pair(record.pair));
             }
-            self.cursor = Some(pair(record.pair));
+            LogEvent::Progress { through } => self.cursor = Some(*through),
+            LogEvent::Gap { .. } => {}
         }
         Some(event)
     }

@@ -4,6 +4,7 @@
 //! changed nothing, or *outcome unknown* with the id to ask again under.
 
 use crate::check;
+use crate::conflicts::ConflictId;
 use crate::drive::{Errand, Way};
 use crate::error::{Error, Trouble};
 use crate::namespace::Namespace;
@@ -28,6 +29,7 @@ pub struct Write {
     copies: u32,
     deadline: Option<Duration>,
     request_id: Option<RequestId>,
+    resolves: Option<(ConflictId, Pair)>,
 }
 
 impl Write {
@@ -39,6 +41,7 @@ impl Write {
             copies: 0,
             deadline: None,
             request_id: None,
+            resolves: None,
         }
     }
 
@@ -141,6 +144,13 @@ impl Write {
         self
     }
 
+    /// Decides a conflict: what else the write does happens only while the conflict is as it was shown, under this pair, and
+    /// takes it away. With no operations everything stays as it is. All keys are in the conflict's shard.
+    pub fn resolve(mut self, conflict: ConflictId, shown: Pair) -> Write {
+        self.resolves = Some((conflict, shown));
+        self
+    }
+
     /// Answer only when so many secondaries made it durable too, or when the deadline passed.
     pub fn copies(mut self, copies: u32) -> Write {
         self.copies = copies;
@@ -169,16 +179,33 @@ impl Write {
             copies,
             deadline,
             request_id,
+            resolves,
         } = self;
         let shared = namespace.shared();
         let deadline = shared.deadline(deadline);
         check::name("namespace", namespace.name()).map_err(Error::Invalid)?;
-        let bytes = check::request(&ops, &preconditions).map_err(Error::Invalid)?;
+        let checked = match resolves {
+            Some(_) => check::resolution(&ops, &preconditions),
+            None => check::request(&ops, &preconditions),
+        };
+        let bytes = checked.map_err(Error::Invalid)?;
         let index = {
             let route = namespace.cache().get(shared, deadline).await?;
             let keys = ops.iter().filter_map(check::op_key);
-            let keys = keys.chain(preconditions.iter().map(|condition| &condition.key));
-            route.shard_of(keys).map_err(Error::Invalid)?.index
+            let mut keys = keys
+                .chain(preconditions.iter().map(|condition| &condition.key))
+                .peekable();
+            let named = resolves.map(|(conflict, _)| conflict.shard);
+            let computed = match (named, keys.peek()) {
+                (Some(index), None) => index,
+                _ => route.shard_of(keys).map_err(Error::Invalid)?.index,
+            };
+            let index = named.unwrap_or(computed);
+            if index != computed || index >= route.shard_count() {
+                let why = format!("the keys are not in the conflict's shard {index}");
+                return Err(Error::Invalid(Failure::field("shard", why)));
+            }
+            index
         };
         let mut errand = WriteErrand {
             open: OpenRequest::new(namespace.session(), request_id),
@@ -187,6 +214,7 @@ impl Write {
             preconditions,
             copies,
             bytes,
+            resolves,
         };
         let ledger = Ledger::new(Some(errand.open.id), true);
         let replaceable = request_id.is_none() && namespace.session().replaceable();
@@ -276,6 +304,7 @@ struct WriteErrand<'a> {
     preconditions: Vec<v1::Precondition>,
     copies: u32,
     bytes: usize,
+    resolves: Option<(ConflictId, Pair)>,
 }
 
 impl Errand for WriteErrand<'_> {
@@ -292,6 +321,10 @@ impl Errand for WriteErrand<'_> {
             deadline_ms: (left.as_millis() as u32).max(1),
             answered_upto: self.open.session.answered_before(self.open.id),
             refuse_forwarding: !forward,
+            resolves: self.resolves.map(|(conflict, shown)| v1::Resolution {
+                conflict: Some(conflict.wire()),
+                shown: Some(wire_pair(shown)),
+            }),
         })
     }
 

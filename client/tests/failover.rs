@@ -51,6 +51,7 @@ fn not_primary(epoch: u64, node: u64, at: &Fake) -> Reply {
     Reply::Fail(failure)
 }
 
+// capability P38
 #[tokio::test]
 async fn a_redirect_is_followed_once_and_remembered() {
     let (old, new) = (Fake::start().await, Fake::start().await);
@@ -74,6 +75,7 @@ async fn a_redirect_is_followed_once_and_remembered() {
     );
 }
 
+// capabilities A08, B18
 #[tokio::test]
 async fn a_server_that_dies_mid_stream_is_replaced_by_the_next_copy_under_the_same_id() {
     let (first, second) = (Fake::start().await, Fake::start().await);
@@ -125,6 +127,7 @@ async fn a_server_that_never_answers_ends_as_unknown_with_the_id_to_ask_again() 
     assert_eq!(shop.session().answered_upto(), id.sequence.0);
 }
 
+// capability B05
 #[tokio::test]
 async fn when_nobody_listens_the_request_certainly_did_not_run() {
     let seed = Fake::start().await;
@@ -154,6 +157,7 @@ async fn when_nobody_listens_the_request_certainly_did_not_run() {
     drop(shop);
 }
 
+// capability A09
 #[tokio::test]
 async fn exhausted_copies_lead_to_the_managers_and_their_list_is_used() {
     let (node, new, manager) = (
@@ -214,6 +218,7 @@ async fn a_change_of_the_route_ends_the_wait_of_a_request() {
     assert_eq!(sequences(&new), [1]);
 }
 
+// capability B04
 #[tokio::test]
 async fn invalid_is_told_at_once_and_never_sent_twice() {
     let server = Fake::start().await;

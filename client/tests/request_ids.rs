@@ -35,6 +35,7 @@ fn marks_are_the_longest_answered_beginning_in_any_order() {
     }
 }
 
+// capabilities A19, B18
 #[test]
 fn numbers_are_never_given_twice_and_start_at_one() {
     let client = ClientId::from_parts(5, 5);

@@ -10,7 +10,7 @@ use tonic::Status;
 use understudy_client::proto::failure::{Failure, Reason};
 use understudy_client::v1::{self, stream_answer, stream_item};
 use understudy_client::{
-    BindWhen, Client, Error, Event, LogEvent, Namespace, Pair, ReadLevel, Settings,
+    BindWhen, Client, Error, Event, Follow, LogEvent, Namespace, Pair, ReadLevel, Settings,
 };
 
 async fn client(seeds: &[&Fake]) -> Client {
@@ -137,6 +137,7 @@ fn records(versions: &[u64]) -> v1::FollowResponse {
         records: versions.iter().map(record).collect(),
         end: wire(9),
         first_version: 1,
+        through: versions.last().and_then(|version| wire(*version)),
     }
 }
 
@@ -172,6 +173,43 @@ async fn the_log_is_followed_over_breaks_with_each_record_once() {
 }
 
 #[tokio::test]
+async fn a_filtered_log_goes_on_where_it_was_looked_through() {
+    let server = Fake::start().await;
+    let shop = shop(&server, 1).await;
+    let mut opened = 0;
+    server.on_follow(move |_| {
+        opened += 1;
+        let passed = |through: u64| v1::FollowResponse {
+            through: wire(through),
+            ..records(&[])
+        };
+        Ok(match opened {
+            1 => vec![passed(4), records(&[6]), passed(8)],
+            _ => vec![records(&[11])],
+        })
+    });
+    let client = understudy_client::ClientId::from_slice(&[7; 16]).expect("16 bytes");
+    let log = shop.request_log(0).follow().limit(2).client(client);
+    let mut log = log
+        .key_prefix("orders/")
+        .view(v1::follow_request::View::Requests);
+    let progress = |version| LogEvent::Progress {
+        through: Pair::new(1, version),
+    };
+    assert_eq!(log.next().await.expect("told"), Some(progress(4)));
+    assert_eq!(logged(log.next().await.expect("a record")), 6);
+    assert_eq!(log.next().await.expect("told"), Some(progress(8)));
+    assert_eq!(log.cursor(), Some(Pair::new(1, 8)));
+    assert_eq!(logged(log.next().await.expect("a record")), 11);
+    assert_eq!(log.next().await.expect("the end"), None, "two that fit");
+    let asked = server.seen(|seen| seen.follows.clone());
+    assert_eq!((asked[1].after, asked[1].limit), (wire(8), 1));
+    assert_eq!(asked[1].client_id, vec![7; 16]);
+    assert_eq!(asked[1].key_prefix, "orders/");
+    assert_eq!(asked[1].view(), v1::follow_request::View::Requests);
+}
+
+#[tokio::test]
 async fn a_log_that_no_longer_reaches_back_is_a_gap_and_a_cut_branch_is_forked() {
     let server = Fake::start().await;
     let shop = shop(&server, 1).await;
@@ -187,9 +225,14 @@ async fn a_log_that_no_longer_reaches_back_is_a_gap_and_a_cut_branch_is_forked()
     assert_eq!(gap, Some(LogEvent::Gap { first_version: 40 }));
     assert_eq!(logged(log.next().await.expect("a record")), 40);
 
-    server.on_follow(|_| Err(Failure::no(Reason::Forked, "cut off").into()));
+    server.on_follow(|_| {
+        let failure = Failure::no(Reason::Forked, "cut off").with("cut", "1.2");
+        Err(failure.into())
+    });
     let mut log = shop.request_log(0).after(Pair::new(1, 3));
-    assert!(matches!(log.next().await, Err(Error::Forked(_))));
+    let error = log.next().await.expect_err("forked");
+    assert!(matches!(error, Error::Forked(_)), "{error:?}");
+    assert_eq!(Follow::cut_of(&error), Some(Pair::new(1, 2)));
 }
 
 #[tokio::test]

@@ -94,6 +94,7 @@ fn meet(walk: &mut Walk, route: &mut Route, from: u64, trouble: Trouble) -> Step
     walk.on_trouble(NodeId(from), trouble, &route.shards[0], LEFT, JITTER)
 }
 
+// capabilities A08, A09
 #[test]
 fn a_walk_asks_the_cached_copies_in_their_order_and_then_the_managers() {
     let (mut walk, mut route) = (write(), route());
@@ -276,6 +277,7 @@ fn a_failure_that_says_unknown_counts_like_a_lost_answer() {
     assert_eq!(walk.give_up().class(), Class::Unknown);
 }
 
+// capabilities B04, B05, B06
 #[test]
 fn the_three_classes_stay_apart_when_the_time_is_over() {
     let end = |mut walk: Walk, trouble: Trouble| {

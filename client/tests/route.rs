@@ -140,6 +140,7 @@ fn a_namespace_that_was_made_again_replaces_the_old_one_and_never_the_other_way_
     assert_eq!(route.namespace.0, 12);
 }
 
+// capability P34
 #[test]
 fn keys_of_more_than_one_shard_are_refused_here() {
     let route = route("");

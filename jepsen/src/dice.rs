@@ -18,6 +18,15 @@ pub enum Purpose {
     Hosts = 6,
     MoreFaults = 7,
     LeaseFaults = 8,
+    /// The agents' own, and one for the world's use of them.
+    Agents = 20,
+    StoreFaults = 30,
+    /// Promotions that a person forces, and what that person says of each.
+    ForcedFaults = 50,
+    /// Which policy the namespaces have for what failovers cut off.
+    Policies = 60,
+    /// When clients decide conflicts, and how.
+    Decisions = 70,
     /// The first client; the next ones follow.
     Clients = 100,
 }

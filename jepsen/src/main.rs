@@ -73,6 +73,9 @@ struct Mutants {
     /// How long each mistake is looked for
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
+    /// Only list those that stories and tests notice, and no seed
+    #[arg(long)]
+    by_story: bool,
     /// Only these
     names: Vec<String>,
 }
@@ -143,7 +146,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let s = summary.statistics;
     let least = summary.least.unwrap_or_default();
     format!(
-        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} deltas, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts and {} of them decided, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} promotions forced, {} deltas, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
@@ -155,10 +158,12 @@ fn describe(summary: &Summary, threads: usize) -> String {
         s.orphans,
         s.recorded_again,
         s.conflicts,
+        s.decided,
         s.forgotten,
         s.may_have_run,
         s.without_managers,
         s.no_lease,
+        s.forced,
         s.deltas,
         s.broken,
         s.virtual_us as f64 / 3.6e9,
@@ -182,6 +187,12 @@ impl Replay {
 impl Mutants {
     /// A process makes at most one mistake, so each has one of its own.
     fn run(&self) -> anyhow::Result<u8> {
+        if self.by_story {
+            Mutant::BY_STORY
+                .iter()
+                .for_each(|mutant| println!("{}", mutant.name()));
+            return Ok(0);
+        }
         if !cfg!(feature = "mutants") {
             anyhow::bail!("this build has no mutants: build it with --features mutants");
         }

@@ -87,11 +87,13 @@ impl Summary {
         sum.orphans += one.orphans;
         sum.recorded_again += one.recorded_again;
         sum.conflicts += one.conflicts;
+        sum.decided += one.decided;
         sum.forgotten += one.forgotten;
         sum.may_have_run += one.may_have_run;
         sum.without_managers += one.without_managers;
         sum.no_lease += one.no_lease;
         sum.deltas += one.deltas;
+        sum.forced += one.forced;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

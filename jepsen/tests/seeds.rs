@@ -23,6 +23,7 @@ fn seeds() -> Vec<u64> {
     seeds
 }
 
+// capability P27: I1 and I2 are looked at in every world
 #[test]
 fn a_seed_that_showed_a_mistake_stays_clean() {
     for seed in seeds() {
@@ -40,6 +41,7 @@ fn the_same_seed_twice_gives_the_same_trace() {
     }
 }
 
+// capability B13
 /// Less would not reach the interesting orders of events.
 #[test]
 fn every_seed_has_enough_events_and_faults() {

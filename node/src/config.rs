@@ -9,11 +9,13 @@ mod address;
 mod flags;
 mod layers;
 mod section;
+mod words;
 
 pub use address::{is_loopback, is_unspecified, split_address};
 pub use flags::SettingFlags;
 pub use layers::{Given, Layers, Loaded, Source, load};
 pub use section::{Described, Section, described};
+pub use words::split_words;
 
 use address::Checks;
 use section::section;
@@ -114,6 +116,9 @@ section! {
         insecure: bool = false,
         /// How long a clean stop may take.
         shutdown_timeout_ms: u64 = 5_000,
+        /// After so long with every node up and every shard whole, copies and primaries move to nodes that have fewer, one at a
+        /// time. 0: never.
+        balance_after_ms: u64 = 60_000,
         /// Where to listen.
         listen: Listen = Listen::default(),
         /// Under which addresses others reach it.
@@ -194,6 +199,78 @@ section! {
         retention: Retention = Retention::default(),
         /// The log of the process.
         log: LogSettings = LogSettings::default(),
+        /// The agent that started it.
+        agent: StartedBy = StartedBy::default(),
+    }
+}
+
+section! {
+    /// Where an agent listens.
+    pub struct AgentListen {
+        /// Managers, and people with `understudy agent list`: gRPC. host:port; port 0 takes a free one.
+        internal: String = "127.0.0.1:7423".to_string(),
+        /// Metrics, health and status: HTTP.
+        admin: String = "127.0.0.1:7424".to_string(),
+    }
+}
+
+section! {
+    /// Under which address the managers reach an agent. Empty: where it listens.
+    pub struct AgentAdvertise {
+        /// host:port.
+        internal: String = String::new(),
+    }
+}
+
+section! {
+    /// How long an agent waits before it starts a process again that ended.
+    pub struct AgentRestart {
+        /// The first time; twice as long each further time.
+        first_ms: u64 = 250,
+        /// At most.
+        most_ms: u64 = 30_000,
+        /// After running so long the next pause is the first one again.
+        stable_ms: u64 = 10_000,
+    }
+}
+
+section! {
+    /// An agent: it starts the processes of its machine, restarts them, and tells the managers at once when one ends.
+    pub struct AgentConfig {
+        /// The folder that holds everything this process writes.
+        data_dir: PathBuf = PathBuf::new(),
+        /// host:port of the internal ports of the managers, which are told of ends. Empty: nobody is told.
+        managers: Vec<String> = Vec::new(),
+        /// The processes: name = "command line". Quotes as in a shell, and nothing else of one; the word understudy at the
+        /// beginning is the agent's own executable. The program has to be the process itself, not a script that starts it
+        /// (unless that uses exec).
+        processes: BTreeMap<String, String> = BTreeMap::new(),
+        /// Listen beyond loopback in plain text and without authentication: others can then stop and start the processes.
+        insecure: bool = false,
+        /// Stop the processes when the agent is stopped. Otherwise they go on, and the next agent takes them over.
+        stop_with_agent: bool = false,
+        /// A process that is stopped and does not end within this time is killed.
+        stop_timeout_ms: u64 = 10_000,
+        /// Pauses before restarts.
+        restart: AgentRestart = AgentRestart::default(),
+        /// Where to listen.
+        listen: AgentListen = AgentListen::default(),
+        /// Under which address managers reach it.
+        advertise: AgentAdvertise = AgentAdvertise::default(),
+        /// The log of the process.
+        log: LogSettings = LogSettings::default(),
+    }
+}
+
+section! {
+    /// Set by the agent that starts a node, in its environment; not by people.
+    pub struct StartedBy {
+        /// The launch by which the agent knows this start. Empty: no agent.
+        launch_id: String = String::new(),
+        /// The agent's process id: the launch counts only for its direct child. 0: none.
+        pid: u32 = 0,
+        /// host:port where the managers reach the agent.
+        address: String = String::new(),
     }
 }
 
@@ -402,6 +479,56 @@ impl NodeConfig {
             "has to be at least storage.write_buffer_bytes, which is a part of it",
         );
         checks.at_least("storage.open_files", u64::from(storage.open_files), 64);
+        checks.log(&self.log);
+        checks.problems()
+    }
+}
+
+impl AgentConfig {
+    /// Every problem of the settings.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        checks.folder(&self.data_dir);
+        for manager in &self.managers {
+            checks.bad("managers", split_address(manager).err().as_ref());
+        }
+        let some = !self.processes.is_empty();
+        checks.that(
+            "processes",
+            some,
+            "has to name a process: name = \"command line\"",
+        );
+        for (name, command) in &self.processes {
+            let key = format!("processes.{name}");
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let fits = name.len() <= 100 && name.chars().all(plain) && !name.starts_with('.');
+            let why = "a name has letters, digits, '-', '_' and '.', does not begin with '.', and at most 100 of them";
+            checks.that(&key, fits && !name.is_empty(), why);
+            checks.bad(&key, split_words(command).err().as_ref());
+        }
+        let listen = &self.listen;
+        for (key, address) in [
+            ("listen.internal", &listen.internal),
+            ("listen.admin", &listen.admin),
+        ] {
+            checks.listens(key, address, self.insecure);
+        }
+        checks.advertised(
+            "advertise.internal",
+            &self.advertise.internal,
+            "listen.internal",
+            &listen.internal,
+        );
+        checks.between("stop_timeout_ms", self.stop_timeout_ms, 1, 600_000);
+        checks.between("restart.first_ms", self.restart.first_ms, 1, 600_000);
+        let order = self.restart.most_ms >= self.restart.first_ms;
+        checks.that(
+            "restart.most_ms",
+            order,
+            "has to be at least restart.first_ms",
+        );
+        checks.at_most("restart.most_ms", self.restart.most_ms, 3_600_000);
+        checks.at_most("restart.stable_ms", self.restart.stable_ms, 86_400_000);
         checks.log(&self.log);
         checks.problems()
     }

@@ -27,6 +27,7 @@ const FORMAT: u32 = 1;
 pub enum Role {
     Manager,
     Node,
+    Agent,
 }
 
 impl fmt::Display for Role {
@@ -34,6 +35,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Role::Manager => "manager",
             Role::Node => "node",
+            Role::Agent => "agent",
         })
     }
 }

@@ -2,6 +2,7 @@
 //! network, and what a person types.
 
 pub mod admin;
+pub mod agent;
 pub mod channels;
 pub mod cli;
 pub mod clock;

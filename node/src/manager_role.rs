@@ -137,7 +137,10 @@ fn duty_settings(config: &ManagerConfig) -> DutySettings {
     let usual = crate::config::Founding::default();
     let changed = |mine: u64, default: u64| (mine != default).then(|| Length::from_millis(mine));
     DutySettings {
-        control: ControlSettings::default(),
+        control: ControlSettings {
+            balance_after: Length::from_millis(config.balance_after_ms),
+            ..ControlSettings::default()
+        },
         site: String::new(),
         founding: SettingsChange {
             heartbeat_interval: changed(ours.heartbeat_interval_ms, usual.heartbeat_interval_ms),

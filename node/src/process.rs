@@ -84,7 +84,8 @@ impl Listeners {
     }
 }
 
-async fn bind(key: &str, address: &str) -> Result<TcpListener, RoleError> {
+/// Binds one port. `key`: the setting that names it.
+pub async fn bind(key: &str, address: &str) -> Result<TcpListener, RoleError> {
     TcpListener::bind(address).await.map_err(|error| {
         let why = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -108,6 +109,12 @@ pub fn advertised(advertise: &str, bound: SocketAddr) -> String {
         "" => bound.to_string(),
         address => address.to_string(),
     }
+}
+
+/// The boot of this machine's kernel, as the kernel names it; empty where it does not say.
+pub fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map(|id| id.trim().to_string()).unwrap_or_default()
 }
 
 /// The word to stop. Clones hear it all; it is never taken back.

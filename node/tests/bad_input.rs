@@ -102,6 +102,7 @@ fn told(ended: &Ended, status: i32, words: &[&str]) {
 /// The status, the verb, what is on its standard input, and words that it has to say.
 type Wrong<'a> = (i32, &'a [&'a str], &'a [u8], &'a [&'a str]);
 
+// capability B04
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn what_is_wrong_is_told_in_words_and_changes_nothing() {

@@ -86,6 +86,7 @@ fn names<const N: usize>(names: [&'static str; N]) -> BTreeSet<&'static str> {
     names.into_iter().collect()
 }
 
+// capabilities A13, B19
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn objects_are_written_read_and_followed() {
@@ -186,7 +187,8 @@ async fn objects_are_written_read_and_followed() {
             "conditions",
             "outcome",
             "changes",
-            "checksum"
+            "checksum",
+            "resolves"
         ])
     );
     assert_eq!(
@@ -200,6 +202,20 @@ async fn objects_are_written_read_and_followed() {
         world.json(0, &["orphans"]),
         json!({ "orphans": [], "more": false, "unreachable_nodes": [] })
     );
+    assert_eq!(
+        world.json(0, &["conflicts", "list"]),
+        json!({ "conflicts": [], "more": false, "unserved_shards": [] })
+    );
+    let nobody = "0/01a20480-5567-7b5f-89b8-fa73fbb9dc77:1@1.2";
+    assert_eq!(world.ask(&["conflicts", "show", nobody]).status, 3);
+    assert_eq!(
+        world
+            .ask(&["conflicts", "resolve", nobody, "--keep"])
+            .status,
+        3
+    );
+    assert_eq!(world.ask(&["conflicts", "resolve", nobody]).status, 2);
+    assert_eq!(world.ask(&["conflicts", "show", "0/1@2"]).status, 2);
 
     world.json(
         0,
@@ -214,6 +230,7 @@ async fn objects_are_written_read_and_followed() {
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
+// capabilities P34, P35
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn transactions_imports_and_exports_read_and_write_lines() {
@@ -312,6 +329,7 @@ nonsense
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
 
+// capabilities A11, B01, B03, B12
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn the_cluster_is_shown_and_run() {
@@ -408,7 +426,8 @@ async fn the_cluster_is_shown_and_run() {
             "dedup_entries",
             "dedup_age_ms",
             "log_bytes",
-            "log_age_ms"
+            "log_age_ms",
+            "cut_off"
         ])
     );
     assert_eq!(

@@ -111,6 +111,7 @@ impl World {
     }
 }
 
+// capabilities A14, A15
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn what_changes_is_followed_and_what_is_gone_is_told() {
@@ -133,6 +134,26 @@ async fn what_changes_is_followed_and_what_is_gone_is_told() {
     assert_eq!((log.len(), &log[0]["kind"]), (2, &json!("epoch_start")));
     let any = world.document(&["get", "w1", "--level", "any"]);
     assert_eq!(any["objects"][0]["key"], "w1");
+
+    // One client's requests, those about some keys, and one side of each.
+    let client = world.document(&["session", "new"]);
+    let client = client["client_id"].as_str().unwrap();
+    for (sequence, key) in [(1, "mine"), (2, "other")] {
+        let id = format!("{client}:{sequence}");
+        world.done(&["put", key, "v", "--request-id", &id]);
+    }
+    let of_client = world.lines(&["log", "0", "--client", client]);
+    let ids: Vec<_> = of_client.iter().map(|line| &line["request_id"]).collect();
+    assert_eq!(
+        ids,
+        [&json!(format!("{client}:1")), &json!(format!("{client}:2"))]
+    );
+    let done = world.lines(&["log", "0", "--prefix", "min", "--view", "changes"]);
+    assert_eq!((done.len(), &done[0]["ops"]), (1, &json!([])));
+    assert_eq!(done[0]["changes"][0]["key"], "mine");
+    let asked = world.lines(&["log", "0", "--prefix", "oth", "--view", "requests"]);
+    assert_eq!((asked.len(), &asked[0]["changes"]), (1, &json!([])));
+    assert_eq!(asked[0]["ops"][0]["op"], "put");
 
     // More than the log keeps: its beginning goes. The first record alone, an epoch start, would leave no gap.
     let value = "x".repeat(100_000);
@@ -181,7 +202,9 @@ async fn what_changes_is_followed_and_what_is_gone_is_told() {
     assert_ne!(moved["primary"], shards["shards"][0]["primary"]);
     world.cluster.kill("node-2").await.unwrap();
     let (id, store) = world.when_down("node-2");
-    world.done(&["cluster", "declare-lost", &id, &store]);
+    let shown = world.document(&["cluster", "declare-lost", &id, &store]);
+    assert_eq!(shown["declared"], false);
+    world.done(&["cluster", "declare-lost", &id, &store, "--yes"]);
     world.done(&["put", "a", "1"]);
     assert_eq!(world.cluster.stop().await, Vec::<String>::new());
 }
@@ -212,13 +235,16 @@ fn the_bench_and_the_demo_print_documents() {
         "--flights",
         "50",
         "--clients",
-        "8",
+        "64",
         "--rate",
-        "300",
+        "1000",
         "--duration",
         "9",
     ];
     let shown = run(&[&["demo", "--port-base", "0"], &small[..], &page_flag].concat());
     assert_eq!(shown["passed"], true, "{shown}");
+    let notes = &shown["audit"]["notes"];
+    let count = |of: &str| notes[of].as_array().unwrap().len();
+    assert!(count("brought_back") + count("conflicts") > 0, "{notes}");
     assert!(std::fs::read_to_string(page).unwrap().contains("</html>"));
 }

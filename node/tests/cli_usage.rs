@@ -96,6 +96,7 @@ fn names_that_are_no_utf_8_are_refused() {
     assert!(stderr(&output).contains("UTF-8"));
 }
 
+// capability B05
 #[test]
 fn where_nobody_listens_a_request_is_unavailable_and_certainly_did_not_run() {
     let output = run(&[

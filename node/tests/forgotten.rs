@@ -1,7 +1,7 @@
 //! The lifetime of outcomes on real processes: what a client needs no more is forgotten, its numbers never run again, at no later
 //! primary; what is kept gets its first answer.
 //!
-//! Capabilities A19, B18.
+//! Capabilities A19, B12, B18.
 
 mod real;
 

@@ -1,5 +1,6 @@
 //! An in_sync namespace on real processes under load: its primaries are killed one after the other, and every acknowledged
 //! write is read back at the next primary (I6), committed on every member of the set.
+// capabilities P21, P22
 
 mod real;
 

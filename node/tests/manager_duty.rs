@@ -204,6 +204,13 @@ impl Replica for Copies {
         let payload = message::encode(&answer).into();
         Ok(Response::new(ControlResponse { payload }))
     }
+
+    async fn describe(
+        &self,
+        _: Request<ControlRequest>,
+    ) -> Result<Response<ControlResponse>, Status> {
+        Err(Status::unavailable("these copies have nothing to tell"))
+    }
 }
 
 impl Node {
@@ -417,6 +424,7 @@ async fn route_led_by(address: &str, wanted: impl Fn(u64) -> bool + Copy) -> Rou
     .await
 }
 
+// capabilities A10, B02, B03, B09, B10, B11, B15, B17
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_falls_silent_is_replaced_and_its_leases_end_first() {
     let managers = managers(3).await;

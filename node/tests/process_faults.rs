@@ -3,6 +3,7 @@
 //!
 //! I7: it stands in its primary's log as it was told, or, where a primary of the shard was killed, came to the same when it
 //! was asked again, was given back (recorded again or as a conflict), or waits in the orphan log of that node. I8: no id stands in a log twice, and the counters are the number of increments in the log.
+// capabilities B01, B08, P18; trap G3
 
 mod real;
 mod serving;

@@ -1,6 +1,7 @@
 //! The Python example against a real cluster, with the primary's process killed in its middle.
 //!
 //! Run by the gate's `live` part, which sets UNDERSTUDY_PYTHON to a Python with the example's packages.
+// capabilities B08, B12, B19
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -71,6 +71,7 @@ fn request(shard: ShardId, sequence: u64) -> RequestId {
     }
 }
 
+// capability A18
 #[test]
 fn a_sound_store_is_compared_and_left_alone() {
     let data = filled();
@@ -84,6 +85,7 @@ fn a_sound_store_is_compared_and_left_alone() {
     assert_eq!(folder.identity().store, store);
 }
 
+// capability A18
 #[test]
 fn what_was_altered_behind_the_logs_back_is_repaired_once_and_counted() {
     let data = filled();
@@ -433,6 +435,7 @@ impl World {
     }
 }
 
+// capabilities A18, B16
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; `make live` runs it"]
 async fn a_node_mends_its_store_at_start_or_gets_its_copies_again() {

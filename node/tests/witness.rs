@@ -1,14 +1,12 @@
 //! Both leases on real processes under load: with all managers stopped no write fails while the copies see each other, and
 //! with a dead secondary none fails while a manager is there.
 
+mod load;
 mod real;
 
+use load::Load;
 use rustix::process::Signal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use tokio::task::JoinSet;
+use std::time::Duration;
 use tokio::time::sleep;
 use understudy_client::{Client, Settings};
 use understudy_node::cli::cluster_processes::{LocalCluster, MemberRole};
@@ -17,73 +15,12 @@ use understudy_proto::v1::NamespacePolicy;
 
 const NODES: u16 = 3;
 const SHARDS: u32 = 4;
-const CLIENTS: u64 = 8;
 const NAMESPACE: &str = "notes";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Less than the fault lasts: a write that had to wait for its end would fail.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Five times the lease.
 const FAULT: Duration = Duration::from_secs(5);
-
-/// Clients that write without pause.
-struct Load {
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
-    clients: JoinSet<Result<u64, String>>,
-}
-
-impl Load {
-    fn start(client: &Client) -> Load {
-        let (stop, count) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let namespace = client.namespace(NAMESPACE);
-            let (stop, count) = (stop.clone(), count.clone());
-            clients.spawn(async move {
-                let mut written = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let key = format!("{number}/{written}");
-                    let done = namespace.put(key.clone(), key).send().await;
-                    done.map_err(|failure| format!("write {written}: {failure}"))?;
-                    written += 1;
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(written)
-            });
-        }
-        Load {
-            stop,
-            count,
-            clients,
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    async fn some_more(&self, writes: u64) {
-        let wanted = self.count() + writes;
-        let began = Instant::now();
-        while self.count() < wanted {
-            assert!(began.elapsed() < PATIENCE, "writes are acknowledged");
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The writes; fails when one of them did.
-    async fn end(mut self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = 0;
-        while let Some(ended) = self.clients.join_next().await {
-            all += ended.unwrap().expect("no write fails");
-        }
-        all
-    }
-}
 
 async fn connected(cluster: &LocalCluster) -> Client {
     let settings = Settings {
@@ -115,12 +52,13 @@ fn managers(cluster: &LocalCluster) -> Vec<String> {
     managers.map(|member| member.name.clone()).collect()
 }
 
+// trap G3
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; run by the gate's live part"]
 async fn no_write_fails_while_all_managers_are_away() {
     let (mut cluster, _folder) = real::cluster(3, NODES, &[]).await;
     let client = connected(&cluster).await;
-    let load = Load::start(&client);
+    let load = Load::start(&client, NAMESPACE);
     load.some_more(200).await;
 
     // First they do not run, then they are dead.
@@ -161,7 +99,7 @@ async fn no_write_fails_while_a_secondary_is_dead() {
     // Its primaries fail over, and everything else it was a witness of; writes wait for that within their deadline.
     cluster.kill("node-3").await.unwrap();
     sleep(Duration::from_secs(4)).await;
-    let load = Load::start(&client);
+    let load = Load::start(&client, NAMESPACE);
     load.some_more(200).await;
     let before = load.count();
     sleep(FAULT).await;

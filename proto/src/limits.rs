@@ -25,6 +25,10 @@ pub const INTERNAL_MESSAGE_BYTES_MAX: usize = 20 * 1024 * 1024;
 pub const SCAN_PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Most objects of one page of a scan; a larger page size is cut to it.
 pub const SCAN_PAGE_OBJECTS_MAX: usize = 10_000;
+/// Most conflicts of one page of a list; a larger page size is cut to it.
+pub const CONFLICTS_PAGE_MAX: usize = 1_000;
+/// Bytes of the present objects that one conflict is shown with; with more their components are left out.
+pub const CONFLICT_VALUES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most keys of one read.
 pub const KEYS_PER_READ_MAX: usize = 1_000;
 /// Tokens of one session read: one for each epoch that the session saw since its last answered session read.

@@ -412,6 +412,20 @@ impl Naming for Fake {
 impl RequestLog for Fake {
     type FollowStream = Answers<v1::FollowResponse>;
 
+    async fn list_conflicts(
+        &self,
+        _: Request<v1::ListConflictsRequest>,
+    ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_conflict(
+        &self,
+        _: Request<v1::GetConflictRequest>,
+    ) -> Result<Response<v1::GetConflictResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn follow(
         &self,
         request: Request<v1::FollowRequest>,

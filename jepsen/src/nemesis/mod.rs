@@ -128,4 +128,22 @@ pub enum FaultKind {
     NeitherLease {
         shard: u32,
     },
+    /// A primary whose predecessor on its node died stands still, just when that one's end is told once more.
+    PauseSuccessor,
+    /// The disk takes no writes any more, and the process on it lives on to say so; then it is restarted on a good one.
+    StoreFails {
+        node: usize,
+    },
+    /// One copy of the shard is cut off from the others and falls behind; when that is over the others die, for so long, and a
+    /// person forces the promotion of the one that is left. `lose`: they come back with empty disks.
+    LeftAlone {
+        shard: u32,
+        away_us: u64,
+        lose: bool,
+    },
+    /// The shard's primary reaches no manager and serves on with its witnesses, and a person who thinks that it is gone forces
+    /// another copy, without saying that it is stopped.
+    ForcedBeside {
+        shard: u32,
+    },
 }

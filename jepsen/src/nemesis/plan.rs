@@ -67,6 +67,24 @@ impl Plan {
                 what: FaultKind::NeitherLease { shard },
             });
         }
+        faults.extend(pause_of_a_successor(seed, scale));
+        let mut dice = Dice::new(seed, Purpose::StoreFaults, 0);
+        if dice.permille(300) {
+            faults.push(Fault {
+                at_us: dice.below(scale.phase_us),
+                lasts_us: dice.between(500_000, 6_000_000),
+                what: FaultKind::StoreFails {
+                    node: dice.index(scale.nodes),
+                },
+            });
+        }
+        let mut dice = Dice::new(seed, Purpose::ForcedFaults, 0);
+        if dice.permille(250) {
+            faults.push(left_alone(&mut dice, scale));
+        }
+        if dice.permille(100) {
+            faults.push(forced_beside(&mut dice, scale));
+        }
         faults.sort_by_key(|fault| fault.at_us);
         Plan { faults }
     }
@@ -85,6 +103,14 @@ impl Plan {
                     shard: dice.below(u64::from(scale.shards)) as u32,
                 },
             },
+            59 | 60 => Fault {
+                at_us: dice.below(500_000),
+                ..left_alone(&mut dice, scale)
+            },
+            61 => Fault {
+                at_us: dice.below(500_000),
+                ..forced_beside(&mut dice, scale)
+            },
             _ => return None,
         };
         let faults = vec![fault];
@@ -98,6 +124,39 @@ fn no_managers(dice: &mut Dice, scale: Scale) -> Fault {
         lasts_us: dice.between(1_500_000, 6_000_000),
         what: FaultKind::NoManagers {
             paused: dice.permille(500),
+        },
+    }
+}
+
+/// From dice of its own, like the agents. It takes a process that died and came back, so it comes late.
+fn pause_of_a_successor(seed: u64, scale: Scale) -> Option<Fault> {
+    let mut dice = Dice::new(seed, Purpose::Agents, 2);
+    dice.permille(400).then(|| Fault {
+        at_us: dice.between(scale.phase_us / 3, scale.phase_us),
+        lasts_us: dice.between(20_000, 1_500_000),
+        what: FaultKind::PauseSuccessor,
+    })
+}
+
+/// The first half ends after that time; the second begins then.
+fn left_alone(dice: &mut Dice, scale: Scale) -> Fault {
+    Fault {
+        at_us: dice.below(scale.phase_us / 2),
+        lasts_us: dice.between(300_000, 2_500_000),
+        what: FaultKind::LeftAlone {
+            shard: dice.below(u64::from(scale.shards)) as u32,
+            away_us: dice.between(3_500_000, 7_000_000),
+            lose: dice.permille(300),
+        },
+    }
+}
+
+fn forced_beside(dice: &mut Dice, scale: Scale) -> Fault {
+    Fault {
+        at_us: dice.below(scale.phase_us),
+        lasts_us: dice.between(3_000_000, 9_000_000),
+        what: FaultKind::ForcedBeside {
+            shard: dice.below(u64::from(scale.shards)) as u32,
         },
     }
 }
@@ -183,6 +242,7 @@ fn draw_kind(dice: &mut Dice, scale: Scale, weights: &[u32]) -> FaultKind {
 mod tests {
     use super::*;
 
+    // capability B13
     #[test]
     fn a_plan_replays_and_has_enough_faults() {
         let scale = Scale {
@@ -194,7 +254,7 @@ mod tests {
         for seed in 0..200 {
             let plan = Plan::draw(seed, scale);
             assert_eq!(plan, Plan::draw(seed, scale));
-            let alone = matches!(seed % ALONE_EVERY, 57 | 58);
+            let alone = matches!(seed % ALONE_EVERY, 57..=61);
             assert!(plan.faults.len() >= FAULTS_PLANNED_MIN || alone);
             assert!(plan.faults.is_sorted_by_key(|fault| fault.at_us));
             let empty = |fault: &Fault| match &fault.what {

@@ -15,6 +15,7 @@ use understudy_client::ShardTokens;
 use understudy_proto::failure::{Advice, Applied, Failure, Reason};
 use understudy_proto::shard_of_key::shard_index;
 use understudy_proto::{ClientId, NamespaceId, NodeId, Pair, RequestId, Sequence, ShardId};
+use understudy_protocol::conflict::resolution;
 use understudy_protocol::object::Value;
 use understudy_protocol::request::{Op, Precondition, Request};
 use understudy_protocol::shard::{Freshness, ReadLevel};
@@ -30,6 +31,8 @@ const PAST_MAX: usize = 24;
 /// How often it does, and how often it ends its session.
 const LATE_PERMILLE: u32 = 40;
 const END_PERMILLE: u32 = 4;
+/// How often it decides a conflict, once there are some.
+const DECIDE_PERMILLE: u32 = 60;
 
 /// Where the namespaces' shards are.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,8 @@ pub struct Client {
     number: usize,
     id: ClientId,
     dice: Dice,
+    /// Of its own, so that what it decides shifts nothing else.
+    decisions: Dice,
     workload: Mixed,
     space: Space,
     sequence: u64,
@@ -125,6 +130,7 @@ impl Client {
             errands_failed: 0,
             think_us: dice.between(2_000, 60_000),
             dice,
+            decisions: Dice::new(seed, Purpose::Decisions, 2_000 + number as u64),
             tokens: BTreeMap::new(),
             saw: BTreeMap::new(),
         }
@@ -176,8 +182,13 @@ impl Client {
             self.end_session(env);
         }
         let late = !is_errand && self.dice.permille(LATE_PERMILLE);
-        let (step, prepared) = match late.then(|| self.ask_late()).flatten() {
-            Some(late) => (Step::Again, Some(late)),
+        let chosen = match late.then(|| self.ask_late()).flatten() {
+            Some(late) => Some((Step::Again, late)),
+            None if is_errand => None,
+            None => self.decide(env),
+        };
+        let (step, prepared) = match chosen {
+            Some((step, what)) => (step, Some(what)),
             None => {
                 let prepared = self.prepare(&step);
                 (step, prepared)
@@ -221,6 +232,56 @@ impl Client {
             keys,
         };
         Some((shard, what))
+    }
+
+    /// Decides a conflict that it was shown, now or long ago: to leave what is there, or to write something else.
+    fn decide(&mut self, env: &Env) -> Option<(Step, (ShardId, What))> {
+        if env.shown.is_empty() || !self.decisions.permille(DECIDE_PERMILLE) {
+            return None;
+        }
+        let conflict = env.shown[self.decisions.index(env.shown.len())].clone();
+        self.sequence += 1;
+        let id = RequestId {
+            client: self.id,
+            sequence: Sequence(self.sequence),
+        };
+        let text = |key: &Bytes| String::from_utf8_lossy(key).into_owned();
+        let keys: Vec<String> = conflict.objects.iter().map(|(key, _)| text(key)).collect();
+        let writes = self.decisions.permille(600);
+        let operations: Vec<Operation> = keys
+            .iter()
+            .take(usize::from(writes))
+            .map(|key| Operation::Put {
+                key: key.clone(),
+                value: format!("decided by {} with {}", self.number, self.sequence),
+            })
+            .collect();
+        let conditions = conflict.objects.into_iter().map(|(key, last)| match last {
+            Some(pair) => Precondition::LastPair { key, pair },
+            None => Precondition::Absent { key, absent: true },
+        });
+        // Without conditions on the objects it is the conflict alone that a decision depends on.
+        let conditions = match self.decisions.permille(700) {
+            true => conditions.collect(),
+            false => Vec::new(),
+        };
+        let shard = conflict.shard;
+        let namespace = self.space.namespace_of(shard);
+        let ops = operations.iter().map(op).collect();
+        let mark = Sequence(0);
+        let request = resolution(id, namespace, conflict.shown, ops, conditions, mark);
+        self.last = Some((shard, request.clone(), keys.clone()));
+        let step = Step::Update {
+            operations,
+            conditions: Vec::new(),
+            copies: 0,
+        };
+        let what = What::Write {
+            request,
+            copies: 0,
+            keys,
+        };
+        Some((step, (shard, what)))
     }
 
     /// Ends its session and goes on under another id.

@@ -5,10 +5,14 @@
 use super::event::{Event, Parcel};
 use super::network::{Network, Place};
 use super::trace::Trace;
-use std::collections::BTreeMap;
-use understudy_proto::{CopyId, NodeId, ShardId};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use understudy_proto::{CopyId, NodeId, Pair, ShardId};
+use understudy_protocol::conflict::{Conflict, Shown, is_reserved, parse_conflict_key};
 use understudy_protocol::effect::Keep;
 use understudy_protocol::invariants::{Checked, Invariants, Violation};
+use understudy_protocol::store::{Batch, StoreChange};
+use understudy_protocol::tables::ConflictPolicy;
 
 /// Managers' ids are apart from nodes' ids.
 const FIRST_MANAGER: u64 = 1_000;
@@ -33,7 +37,23 @@ pub struct Env {
     pub keep: Keep,
     /// Where writes were refused for want of a lease since the last look.
     pub refused: Vec<(usize, ShardId)>,
+    /// Promotions that a person forced.
+    pub forced: u64,
+    /// What the namespaces want done with what failovers cut off.
+    pub policies: BTreeMap<ShardId, ConflictPolicy>,
+    /// Conflicts that were seen on some disk, the newest last: what a person may have been shown.
+    pub shown: VecDeque<ShownConflict>,
 }
+
+/// A conflict with the objects that it is about, as they were when it was found.
+#[derive(Clone, Debug)]
+pub struct ShownConflict {
+    pub shard: ShardId,
+    pub shown: Shown,
+    pub objects: Vec<(Bytes, Option<Pair>)>,
+}
+
+const SHOWN_MAX: usize = 32;
 
 impl Env {
     pub fn new(seed: u64, trace: Trace) -> Env {
@@ -51,6 +71,45 @@ impl Env {
             registered: BTreeMap::new(),
             keep: Keep::default(),
             refused: Vec::new(),
+            forced: 0,
+            policies: BTreeMap::new(),
+            shown: VecDeque::new(),
+        }
+    }
+
+    /// Notes the conflicts that a batch puts.
+    pub fn show(&mut self, batch: &Batch) {
+        for change in &batch.changes {
+            let StoreChange::PutObject {
+                key,
+                object: Some(object),
+                ..
+            } = change
+            else {
+                continue;
+            };
+            let Some((request, cut_off)) = parse_conflict_key(key) else {
+                continue;
+            };
+            let Ok(conflict) = Conflict::of_object(object) else {
+                continue;
+            };
+            let pair = object.last.pair;
+            let changes = conflict.cut_off.changes().iter().zip(&conflict.stands);
+            let named = changes.filter(|(change, _)| !is_reserved(&change.key));
+            let objects = named.map(|(change, last)| (change.key.clone(), last.map(|l| l.pair)));
+            self.shown.push_back(ShownConflict {
+                shard: batch.shard,
+                shown: Shown {
+                    request,
+                    cut_off,
+                    pair,
+                },
+                objects: objects.collect(),
+            });
+            if self.shown.len() > SHOWN_MAX {
+                self.shown.pop_front();
+            }
         }
     }
 

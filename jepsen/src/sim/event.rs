@@ -13,7 +13,7 @@ use understudy_protocol::effect::Answer;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadLevel};
-use understudy_protocol::tables::{Answer as Told, Command, Refusal, ShardEntry};
+use understudy_protocol::tables::{Answer as Told, Command, LaunchId, Refusal, ShardEntry};
 
 /// One event of the queue.
 #[derive(Clone, Debug)]
@@ -52,6 +52,16 @@ pub enum Event {
         fault: usize,
     },
     FaultEnds {
+        fault: usize,
+    },
+    /// The agent of that machine tells the managers of a process that it saw end, and so many times more.
+    AgentReports {
+        node: usize,
+        report: ExitReport,
+        more: u32,
+    },
+    /// The person of that fault looks at its shard.
+    Person {
         fault: usize,
     },
 }
@@ -143,6 +153,8 @@ pub enum Parcel {
         shard: ShardId,
         copies: Vec<usize>,
     },
+    /// To a machine's agent: the process of that launch is to be started anew.
+    Restart(LaunchId),
 }
 
 /// What a client's call came to.
@@ -168,7 +180,8 @@ impl Parcel {
             Parcel::SealAnswer(answer) => format!("sealed {:?}", answer.seals),
             Parcel::HandOver(request) => format!("hand over {:?}", request.hand_overs),
             Parcel::HandOverAnswer(answer) => format!("handed over {:?}", answer.hand_overs),
-            Parcel::Exit(exit) => format!("exit of {}#{}", exit.node, exit.incarnation),
+            Parcel::Exit(exit) => format!("exit of {} {:?}", exit.launch.0, exit.process),
+            Parcel::Restart(launch) => format!("restart {}", launch.0),
             Parcel::Propose { id, .. } => format!("propose {}", id.sequence),
             Parcel::Told { id, answer } => format!("told {} {:?}", id.sequence, answer.is_ok()),
             Parcel::NotLeading { id } => format!("not leading {}", id.sequence),

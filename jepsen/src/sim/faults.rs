@@ -1,7 +1,8 @@
 //! Carrying out a plan: each fault begins, lasts and ends; faults overlap. What cannot be done is skipped and said so.
 
-use super::event::{Event, Parcel};
+use super::event::Event;
 use super::network::{Noise, Place};
+use super::person::Forcing;
 use super::world::World;
 use crate::nemesis::{Fault, FaultKind};
 use understudy_proto::{CopyId, ShardId};
@@ -23,7 +24,12 @@ pub enum Remedy {
     Steady(Vec<(Place, Place)>),
     KeepInUse(usize),
     Unhang(usize),
+    Reopen(usize),
     All(Vec<Remedy>),
+    /// And then all other copies of the shard die, and a person forces the one that is left.
+    MendAndForce(Vec<(Place, Place)>, Forcing),
+    /// With empty disks, when they are gone for good.
+    StartOrLose(Vec<usize>, Forcing),
 }
 
 impl World {
@@ -33,7 +39,7 @@ impl World {
             "FAULT {number} for {} ms: {what:?}",
             lasts_us / 1_000
         ));
-        match self.begin(what) {
+        match self.begin(number, what) {
             Some(remedy) => {
                 self.faults_done += 1;
                 self.expect_failover(number);
@@ -52,11 +58,18 @@ impl World {
     pub(super) fn fault_ends(&mut self, number: usize) {
         if let Some(remedy) = self.remedies.remove(&number) {
             self.env.note(format_args!("FAULT {number} ENDS"));
+            let then = match &remedy {
+                Remedy::MendAndForce(_, forcing) => Some(forcing.clone()),
+                _ => None,
+            };
             self.end(number, remedy);
+            if let Some(forcing) = then {
+                self.leave_alone(number, forcing);
+            }
         }
     }
 
-    fn begin(&mut self, what: FaultKind) -> Option<Remedy> {
+    fn begin(&mut self, number: usize, what: FaultKind) -> Option<Remedy> {
         match what {
             FaultKind::CrashNode { node, seen } => self.crash(vec![node], seen),
             FaultKind::CrashPrimary { shard, seen } => {
@@ -78,6 +91,15 @@ impl World {
             FaultKind::PausePrimary { shard } => {
                 let node = self.primary_of(shard)?;
                 self.pause(node)
+            }
+            FaultKind::PauseSuccessor => {
+                let rows = self.managers.tables().shards().values();
+                let primaries = rows.into_iter().filter_map(|row| row.primary);
+                let mut nodes = primaries.filter_map(|p| self.env.hosts.get(&p.node).copied());
+                let node = nodes.find(|node| self.hosts[*node].follows_another())?;
+                self.hosts[node].pause();
+                self.agent_repeats_itself(node, true);
+                Some(Remedy::ResumeNode(node))
             }
             FaultKind::PauseLeader => {
                 let leader = self.managers.leader()?;
@@ -180,7 +202,12 @@ impl World {
             }
             FaultKind::DiskHangs { node } => {
                 self.hosts[node].disk.hang();
+                self.agent_repeats_itself(node, false);
                 Some(Remedy::Unhang(node))
+            }
+            FaultKind::StoreFails { node } => {
+                self.hosts[node].fail_store();
+                Some(Remedy::Reopen(node))
             }
             FaultKind::Transfer { shard } => {
                 let shard = self.shard(shard);
@@ -213,6 +240,12 @@ impl World {
                 let crash = self.crash(vec![witness], false)?;
                 Some(Remedy::All(vec![cut, crash]))
             }
+            FaultKind::LeftAlone {
+                shard,
+                away_us,
+                lose,
+            } => self.leave_behind(shard, away_us, lose),
+            FaultKind::ForcedBeside { shard } => self.force_beside(number, shard),
             FaultKind::LoseStore { node } => {
                 if !self.may_lose_store(node) {
                     return None;
@@ -253,7 +286,11 @@ impl World {
                 self.undo(Remedy::Mend(pairs));
                 self.managers.make_leader(manager, &mut self.env);
             }
-            Remedy::Mend(pairs) => {
+            Remedy::StartOrLose(nodes, forcing) => {
+                self.lose_for_good(&nodes, &forcing);
+                self.undo(Remedy::StartNodes(nodes));
+            }
+            Remedy::Mend(pairs) | Remedy::MendAndForce(pairs, _) => {
                 for (from, to) in pairs {
                     self.env.network.mend(from, to);
                 }
@@ -266,6 +303,7 @@ impl World {
             Remedy::KeepInUse(node) => self.drain(node, false),
             Remedy::Quiet(noise) => self.env.network.take_noise(noise),
             Remedy::Unhang(node) => self.hosts[node].unhang(&mut self.env),
+            Remedy::Reopen(node) => self.hosts[node].reopen(&mut self.env),
         }
     }
 
@@ -282,13 +320,13 @@ impl World {
         ShardId(self.space.first_shard.0 + u64::from(number))
     }
 
-    fn primary_of(&self, shard: u32) -> Option<usize> {
+    pub(super) fn primary_of(&self, shard: u32) -> Option<usize> {
         let row = self.managers.tables().shard(self.shard(shard))?;
         self.env.hosts.get(&row.primary?.node).copied()
     }
 
     /// The last full copy of a shard is never destroyed: nothing could converge after that without a person.
-    fn may_lose_store(&self, node: usize) -> bool {
+    pub(super) fn may_lose_store(&self, node: usize) -> bool {
         let intact = |copy: &CopyId| {
             let host = self.env.hosts.get(&copy.node);
             host.is_some_and(|host| *host != node && self.hosts[*host].store == copy.store)
@@ -299,8 +337,11 @@ impl World {
         let witnessed =
             |row: &ShardEntry| row.witnesses.is_empty() || row.witnesses.iter().any(&intact);
         let rows = self.managers.tables().shards().values();
-        rows.into_iter()
-            .all(|row| !alone(row) && witnessed(row) && row.candidates().any(|copy| intact(&copy)))
+        let host_of = |copy: CopyId| self.env.hosts.get(&copy.node).copied();
+        rows.into_iter().all(|row| {
+            let free = !alone(row) && witnessed(row) && !World::waits_for(row, host_of, node);
+            free && row.candidates().any(|copy| intact(&copy))
+        })
     }
 
     /// A person's wish may get lost with a leader; it is repeated until the tables show it.
@@ -325,17 +366,13 @@ impl World {
         }
     }
 
-    fn crash(&mut self, nodes: Vec<usize>, seen: bool) -> Option<Remedy> {
+    pub(super) fn crash(&mut self, nodes: Vec<usize>, seen: bool) -> Option<Remedy> {
         for node in &nodes {
             let host = &mut self.hosts[*node];
             host.held_down += 1;
             let died = host.kill(&mut self.env);
-            if let (true, true, Some(report)) = (died, seen, self.hosts[*node].exit_report())
-                && let Some(leader) = self.managers.leader()
-            {
-                // The agent is another process on the machine and has its own connection.
-                let to = self.managers.place_of(leader);
-                self.env.send(Place::Node(*node), to, Parcel::Exit(report));
+            if died && seen {
+                self.agent_saw_exit(*node);
             }
         }
         (!nodes.is_empty()).then_some(Remedy::StartNodes(nodes))
@@ -348,6 +385,7 @@ impl World {
 
     fn pause(&mut self, node: usize) -> Option<Remedy> {
         self.hosts[node].pause();
+        self.agent_repeats_itself(node, false);
         Some(Remedy::ResumeNode(node))
     }
 
@@ -378,7 +416,7 @@ impl World {
         self.cut_both(pairs)
     }
 
-    fn cut_both(&mut self, pairs: Vec<(Place, Place)>) -> Option<Remedy> {
+    pub(super) fn cut_both(&mut self, pairs: Vec<(Place, Place)>) -> Option<Remedy> {
         self.cut(
             pairs
                 .into_iter()
@@ -387,7 +425,7 @@ impl World {
         )
     }
 
-    fn cut(&mut self, pairs: Vec<(Place, Place)>) -> Option<Remedy> {
+    pub(super) fn cut(&mut self, pairs: Vec<(Place, Place)>) -> Option<Remedy> {
         for (from, to) in &pairs {
             self.env.network.cut(*from, *to);
         }

@@ -22,6 +22,8 @@ pub struct Host {
     pub disk: Disk,
     pub store: StoreId,
     pub process: Option<Process>,
+    /// Whether an agent takes wishes about the process.
+    pub agent: bool,
     /// How the last process was known, for the agent's report of its end.
     last: Option<ExitReport>,
     runs: u64,
@@ -47,6 +49,7 @@ impl Host {
             disk: Disk::new(seed, number),
             store: StoreId(dice.wide() | 1),
             process: None,
+            agent: Dice::new(seed, Purpose::Agents, 0).permille(500),
             last: None,
             runs: 0,
             held_down: 0,
@@ -74,7 +77,12 @@ impl Host {
         self.runs += 1;
         let run = self.runs;
         env.note(format_args!("{} STARTS run {run}", self.place()));
-        let process = Process::start(self.number, run, self.store, self.managers, &mut self.dice);
+        let agent = match self.agent {
+            true => format!("{}:7429", self.place()),
+            false => String::new(),
+        };
+        let (number, managers) = (self.number, self.managers);
+        let process = Process::start(number, run, self.store, managers, agent, &mut self.dice);
         self.process = Some(process);
         self.after(0, NodeEvent::Tick, env);
     }
@@ -91,7 +99,7 @@ impl Host {
             return false;
         };
         env.note(format_args!("{} DIES", self.place()));
-        self.last = process.exit_report();
+        self.last = Some(process.exit_report());
         self.disk.crash(copy, env);
         self.waiting.clear();
         true
@@ -100,6 +108,18 @@ impl Host {
     /// What an agent on the machine tells of the process that died last.
     pub fn exit_report(&self) -> Option<ExitReport> {
         self.last.clone()
+    }
+
+    /// Whether a process runs, and one before it registered and died.
+    pub fn follows_another(&self) -> bool {
+        let before = self.last.as_ref().and_then(|report| report.process);
+        self.process.is_some() && before.is_some()
+    }
+
+    /// A paused process dies like any other, and its successor runs.
+    pub fn kill_even_if_paused(&mut self, env: &mut Env) -> bool {
+        self.paused = 0;
+        self.kill(env)
     }
 
     pub fn pause(&mut self) {
@@ -182,6 +202,21 @@ impl Host {
     pub fn unhang(&mut self, env: &mut Env) {
         self.disk.unhang();
         self.settle(env);
+    }
+
+    /// The disk takes no writes any more, and the process says so.
+    pub fn fail_store(&mut self) {
+        self.disk.hang();
+        if let Some(process) = &mut self.process {
+            process.fail_store();
+        }
+    }
+
+    /// A new process on a disk that takes writes.
+    pub fn reopen(&mut self, env: &mut Env) {
+        self.kill(env);
+        self.disk.unhang();
+        self.start(env);
     }
 
     /// The data folder is gone; the next start makes a new one.

@@ -3,6 +3,7 @@
 //! `world` runs it; `host` and `process` are the twin of a node, `managers` of the managers' group, `client` of a client;
 //! `network`, `disk` and `faults` make it hard; `checks` and `tables_watch` look.
 
+mod agent;
 mod checks;
 mod client;
 mod disk;
@@ -13,6 +14,7 @@ mod host;
 mod managers;
 mod network;
 mod outcome;
+mod person;
 mod process;
 mod quiet;
 mod start_check;

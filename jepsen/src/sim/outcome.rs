@@ -33,6 +33,8 @@ pub struct Statistics {
     /// Recorded again after a failover had cut it off.
     pub recorded_again: u64,
     pub conflicts: u64,
+    /// Conflicts that a client resolved.
+    pub decided: u64,
     /// Dedup entries that expired, and conflicts because of that.
     pub forgotten: u64,
     pub may_have_run: u64,
@@ -42,6 +44,8 @@ pub struct Statistics {
     pub no_lease: u64,
     /// Coalesced deltas that were switched in.
     pub deltas: u64,
+    /// Promotions that a person forced.
+    pub forced: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

@@ -41,6 +41,8 @@ pub struct Process {
     node: usize,
     store: StoreId,
     launch: LaunchId,
+    /// Where its machine's agent is; empty: there is none.
+    agent: String,
     registration: RequestId,
     managers: usize,
     /// The manager that is asked next.
@@ -150,6 +152,7 @@ impl Process {
         run: u64,
         store: StoreId,
         managers: usize,
+        agent: String,
         dice: &mut Dice,
     ) -> Process {
         let client = ClientId::from_parts(wall_ms(0), dice.wide() >> 54);
@@ -158,6 +161,7 @@ impl Process {
             node,
             store,
             launch: LaunchId(format!("n{}-{run}", node + 1)),
+            agent,
             registration: RequestId {
                 client,
                 sequence: Sequence(run),
@@ -188,14 +192,15 @@ impl Process {
         }
     }
 
-    pub fn exit_report(&self) -> Option<ExitReport> {
-        let id = self.id()?;
+    /// What an agent knows of it: how it was launched, and how it registered, if it did.
+    pub fn exit_report(&self) -> ExitReport {
         let launch = self.launch.clone();
-        Some(ExitReport {
-            node: id.node,
-            incarnation: id.incarnation,
-            launch,
-        })
+        let process = self.id().map(|id| (id.node, id.incarnation));
+        ExitReport { launch, process }
+    }
+
+    pub fn launch(&self) -> &LaunchId {
+        &self.launch
     }
 
     pub fn replica(&self, shard: ShardId) -> Option<&Replica> {
@@ -234,6 +239,12 @@ impl Process {
         }
     }
 
+    pub fn fail_store(&mut self) {
+        if let State::Running(running) = &mut self.state {
+            running.control.fail_store();
+        }
+    }
+
     /// Registers, or fetches rows that are known to have changed.
     fn ask_managers(&mut self, turn: &mut Turn) {
         if turn.env.now_us < self.next_ask_us {
@@ -263,6 +274,7 @@ impl Process {
             store: self.store,
             launch: self.launch.clone(),
             boot: BootId("boot".to_string()),
+            agent: self.agent.clone(),
             capacity: 1,
             ..Registration::default()
         }
@@ -346,6 +358,7 @@ impl Process {
             known: Revision::ZERO,
             clients: KnownClients {
                 keep: turn.env.keep,
+                conflicts_of: turn.env.policies.clone(),
                 ..KnownClients::default()
             },
             wanted: Revision::ZERO,
@@ -370,7 +383,8 @@ impl Running {
     fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
         let copy = self.copies.get(shard);
         let witnessed = copy.is_some_and(|it| it.claim() == Some(epoch) && it.has_witnesses(now));
-        witnessed || self.control.holds(shard, epoch, now)
+        let leased = witnessed || self.control.holds(shard, epoch, now);
+        leased && !self.control.is_retired()
     }
 
     fn open(&mut self, shard: ShardId, turn: &mut Turn) {
@@ -728,10 +742,7 @@ impl Running {
         if turn.disk.makes_progress(turn.env.now_us, INTERVAL.0 * 2) {
             self.control.progresses_until(now);
         }
-        let witnessed = self
-            .copies
-            .get(shard)
-            .is_some_and(|copy| copy.has_witnesses(now));
+        let held = acted_as.filter(|epoch| self.holds(shard, *epoch, now));
         let leases = Leases(&self.control);
         let context = Context {
             now,
@@ -749,7 +760,8 @@ impl Running {
         let claims = state(&self.copies).and_then(|(_, claim, _)| claim);
         self.check_commit(shard, acted_as.or(claims), committed, turn);
         let acted = after.or(before);
-        let holds = acted.is_some_and(|epoch| witnessed || self.holds(shard, epoch, now));
+        // Before the step or after it: the step itself may end the role.
+        let holds = acted.is_some_and(|epoch| held == Some(epoch) || self.holds(shard, epoch, now));
         self.act = (acted, holds);
         self.give(out.notices);
         if after != self.serving.get(&shard).map(|(epoch, _)| *epoch) {
@@ -839,6 +851,7 @@ impl Running {
     fn write(&mut self, batch: Batch, turn: &mut Turn) {
         let checked = turn.env.invariants.on_formed(self.id.copy(), &batch);
         turn.env.check(checked);
+        turn.env.show(&batch);
         if let Err(reason) = turn.disk.write(batch) {
             turn.env
                 .note(format_args!("{} the disk refuses: {reason}", self.id));

@@ -61,12 +61,18 @@ fn marks(remedy: &Remedy) -> Vec<Mark> {
             .collect()
     };
     match remedy {
-        Remedy::StartNodes(nodes) => nodes.iter().map(|n| Mark::At(Place::Node(*n))).collect(),
+        Remedy::StartNodes(nodes) | Remedy::StartOrLose(nodes, _) => {
+            nodes.iter().map(|n| Mark::At(Place::Node(*n))).collect()
+        }
         Remedy::StartManager(manager) | Remedy::ResumeManager(manager) => {
             vec![Mark::At(Place::Manager(*manager))]
         }
-        Remedy::ResumeNode(node) | Remedy::Unhang(node) => vec![Mark::At(Place::Node(*node))],
-        Remedy::Mend(pairs) | Remedy::Steady(pairs) => between(pairs),
+        Remedy::ResumeNode(node) | Remedy::Unhang(node) | Remedy::Reopen(node) => {
+            vec![Mark::At(Place::Node(*node))]
+        }
+        Remedy::Mend(pairs) | Remedy::Steady(pairs) | Remedy::MendAndForce(pairs, _) => {
+            between(pairs)
+        }
         Remedy::MendAndLose(..) | Remedy::MendAndElect(..) | Remedy::Quiet(_) => {
             vec![Mark::Everything]
         }

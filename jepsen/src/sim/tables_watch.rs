@@ -70,6 +70,8 @@ impl TablesWatch {
         for promotion in promotions {
             let row = tables.shard(promotion.shard);
             if row.and_then(|row| row.primary) == Some(promotion.promoted) {
+                let forced = row.is_some_and(|row| row.forced == Some(promotion.epoch));
+                env.forced += u64::from(forced);
                 promotion.check(env);
             }
         }
@@ -132,6 +134,7 @@ fn row_of(entry: &ShardEntry) -> Row {
         }),
         eligible: entry.eligible.clone(),
         witnesses: entry.witnesses.clone(),
+        forced: entry.forced,
     }
 }
 
@@ -200,7 +203,7 @@ fn promotion(change: &EntryChange, tables: &Tables) -> Option<Promotion> {
         epoch: *epoch,
         promoted: *promoted,
         sealed: sealed.clone(),
-        candidates: row.candidates().collect(),
+        candidates: row.promotable().collect(),
     })
 }
 
@@ -255,6 +258,7 @@ fn brief_row(entry: &ShardEntry) -> String {
         .map(|cut| format!("{}@{}", cut.cut, list(&mut cut.stores.iter().copied())))
         .collect();
     let begun = entry.begun.map(|begun| begun.epoch);
+    let forced = entry.forcing().map(|forced| forced.copy.node);
     let set = match entry.min_in_sync {
         None => String::new(),
         Some(min) => {
@@ -265,7 +269,7 @@ fn brief_row(entry: &ShardEntry) -> String {
     };
     let witnesses = list(&mut entry.witnesses.iter().copied());
     format!(
-        "epoch {} primary {primary} secondaries [{secondaries}] joining [{joining}] witnesses [{witnesses}] cuts {cuts:?} begun {begun:?}{set}",
-        entry.epoch
+        "epoch {} primary {primary} secondaries [{secondaries}] joining [{joining}] witnesses [{witnesses}] cuts {cuts:?} begun {begun:?} forced {forced:?} {:?}{set}",
+        entry.epoch, entry.forced
     )
 }

@@ -11,6 +11,7 @@ use super::host::Host;
 use super::managers::Managers;
 use super::network::Place;
 use super::outcome::{Outcome, Statistics};
+use super::person::Forcing;
 use super::quiet::{Expected, Quiet};
 use super::trace::{Keep, Trace};
 use crate::dice::{Dice, Purpose};
@@ -21,7 +22,9 @@ use std::collections::BTreeMap;
 use understudy_proto::ShardId;
 use understudy_protocol::effect::Keep as KeepEntries;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::tables::{Command, NamespaceSettings, Policy, SettingsChange};
+use understudy_protocol::tables::{
+    Command, ConflictPolicy, NamespaceSettings, Policy, SettingsChange,
+};
 use understudy_protocol::time::Duration;
 
 /// Faults begin after the cluster had this time to start.
@@ -50,8 +53,10 @@ pub struct World {
     pub(super) faults_done: u64,
     pub(super) quiet: Quiet,
     pub(super) expected: BTreeMap<usize, Expected>,
+    pub(super) forcings: BTreeMap<usize, Forcing>,
     without_managers: u64,
     no_lease: u64,
+    pub(super) agents: Dice,
     faults_until_us: u64,
 }
 
@@ -86,8 +91,22 @@ impl World {
             managers,
         };
         let election_timeout_max = Duration::from_millis(*dice.pick(&[300, 300, 600, 1_000]));
-        let setup = setup(seed, &mut dice, shards, copies, election_timeout_max);
+        let policies = policies(seed);
+        let setup = setup(
+            seed,
+            &mut dice,
+            shards,
+            copies,
+            election_timeout_max,
+            policies,
+        );
         let mut env = Env::new(seed, Trace::new(keep));
+        for number in 0..shards {
+            let shard = ShardId(space.first_shard.0 + u64::from(number));
+            let policy = policies[usize::from(number >= shards / 2)];
+            env.policies.insert(shard, policy);
+            env.invariants.set_policy(shard, policy);
+        }
         if dice.permille(600) {
             env.keep = KeepEntries {
                 entries: dice.between(3, 12) as u32,
@@ -112,8 +131,10 @@ impl World {
             faults_done: 0,
             quiet: Quiet::default(),
             expected: BTreeMap::new(),
+            forcings: BTreeMap::new(),
             without_managers: 0,
             no_lease: 0,
+            agents: Dice::new(seed, Purpose::Agents, 1),
             faults_until_us: START_US + phase_us,
         }
     }
@@ -133,11 +154,13 @@ impl World {
             orphans: self.env.invariants.orphans() as u64,
             recorded_again: self.env.invariants.reconciled().0 as u64,
             conflicts: self.env.invariants.reconciled().1 as u64,
+            decided: self.env.invariants.decided() as u64,
             forgotten: self.env.invariants.forgotten().0 as u64,
             may_have_run: self.env.invariants.forgotten().1 as u64,
             without_managers: self.without_managers,
             no_lease: self.no_lease,
             deltas: self.env.invariants.deltas() as u64,
+            forced: self.env.forced,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };
@@ -302,12 +325,18 @@ impl World {
             }
             Event::FaultBegins { fault } => self.fault_begins(fault),
             Event::FaultEnds { fault } => self.fault_ends(fault),
+            Event::AgentReports { node, report, more } => self.agent_reports(node, report, more),
+            Event::Person { fault } => self.person_looks(fault),
         }
     }
 
     /// What comes to a paused process waits for it.
     fn defers(&mut self, event: &Event) -> bool {
         let (node, manager) = match event {
+            // The agent is another process, which nobody paused.
+            Event::Deliver { parcel, .. } if matches!(**parcel, Parcel::Restart(_)) => {
+                return false;
+            }
             Event::Deliver {
                 to: Place::Node(node),
                 ..
@@ -351,6 +380,9 @@ impl World {
             self.without_managers += u64::from(alone > lease.0 * 2);
         }
         match to {
+            Place::Node(node) if matches!(parcel, Parcel::Restart(_)) => {
+                self.agent_restarts(node, parcel);
+            }
             Place::Node(node) => self.hosts[node].on_parcel(from, parcel, &mut self.env),
             Place::Manager(manager) => {
                 self.managers
@@ -391,6 +423,7 @@ fn setup(
     shards: u32,
     copies: usize,
     election_timeout_max: Duration,
+    policies: [ConflictPolicy; 2],
 ) -> Vec<Command> {
     let replace_after = if dice.permille(500) {
         dice.between(1_500, 6_000)
@@ -418,7 +451,7 @@ fn setup(
     // In three of five worlds one half of the shards is in_sync; any minimum that all copies together can meet.
     let (mixed, first) = (dice.permille(600), dice.permille(500));
     let min_in_sync = dice.between(1, copies as u64) as u32;
-    let namespace = |name: &str, in_sync: bool| Command::CreateNamespace {
+    let namespace = |name: &str, in_sync: bool, conflicts| Command::CreateNamespace {
         name: name.to_string(),
         shards: shards / 2,
         settings: NamespaceSettings {
@@ -429,12 +462,28 @@ fn setup(
                 Policy::Lazy
             },
             min_in_sync,
+            conflicts,
             ..NamespaceSettings::default()
         },
     };
     vec![
         Command::SetSettings(change),
-        namespace("first", mixed && first),
-        namespace("second", mixed && !first),
+        namespace("first", mixed && first, policies[0]),
+        namespace("second", mixed && !first, policies[1]),
     ]
+}
+
+/// In two of five worlds one of the namespaces, or both, do not have orphans applied.
+fn policies(seed: u64) -> [ConflictPolicy; 2] {
+    let mut dice = Dice::new(seed, Purpose::Policies, 0);
+    let reapply = ConflictPolicy::ReapplyIfUnchanged;
+    let mut policies = [reapply; 2];
+    if dice.permille(400) {
+        let others = [ConflictPolicy::Discard, ConflictPolicy::HoldForAPerson];
+        policies[dice.index(2)] = *dice.pick(&others);
+        if dice.permille(300) {
+            policies = [policies[0], *dice.pick(&others)];
+        }
+    }
+    policies
 }

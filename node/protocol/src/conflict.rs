@@ -8,9 +8,9 @@ use crate::change::{Change, ComponentChange, ObjectChange};
 use crate::codec::{Malformed, Put, Reader};
 use crate::object::{LastWrite, Object, Value};
 use crate::record::{Body, Record, RequestBody};
-use crate::request::DedupEntry;
+use crate::request::{DedupEntry, Op, Precondition, Request};
 use bytes::{BufMut, Bytes, BytesMut};
-use understudy_proto::{Pair, RequestId};
+use understudy_proto::{ClientId, NamespaceId, Pair, RequestId, Sequence};
 
 /// Keys that begin so are not for clients: they name what the protocol keeps among the objects.
 pub const RESERVED_PREFIX: &[u8] = &[0xff, 0xff];
@@ -21,6 +21,11 @@ pub const CONFLICT_PREFIX: &[u8] = &[0xff, 0xff, b'c'];
 /// Whether a key is one of the protocol's own.
 pub fn is_reserved(key: &[u8]) -> bool {
     key.starts_with(RESERVED_PREFIX)
+}
+
+/// Whether a key is that of a conflict. Whatever stands under one is about the same record that was cut off.
+pub fn is_conflict_key(key: &[u8]) -> bool {
+    key.starts_with(CONFLICT_PREFIX)
 }
 
 /// Why a record that was cut off is not applied.
@@ -34,6 +39,8 @@ pub enum ConflictReason {
     MayHaveRun,
     /// What would be needed to tell is no longer kept.
     CannotBeTold,
+    /// It could be applied, and the namespace's policy does not want that.
+    ByPolicy,
 }
 
 impl ConflictReason {
@@ -43,6 +50,7 @@ impl ConflictReason {
             ConflictReason::OutcomeConflict => "outcome-conflict",
             ConflictReason::MayHaveRun => "may-have-run",
             ConflictReason::CannotBeTold => "cannot-be-told",
+            ConflictReason::ByPolicy => "by-policy",
         }
     }
 
@@ -52,6 +60,7 @@ impl ConflictReason {
             ConflictReason::OutcomeConflict => 2,
             ConflictReason::MayHaveRun => 3,
             ConflictReason::CannotBeTold => 4,
+            ConflictReason::ByPolicy => 5,
         }
     }
 
@@ -61,6 +70,7 @@ impl ConflictReason {
             2 => ConflictReason::OutcomeConflict,
             3 => ConflictReason::MayHaveRun,
             4 => ConflictReason::CannotBeTold,
+            5 => ConflictReason::ByPolicy,
             _ => return Err(Malformed("reason of a conflict")),
         })
     }
@@ -186,15 +196,64 @@ pub fn conflict_key(id: RequestId, cut_off: Pair) -> Bytes {
     key.freeze()
 }
 
+/// Which conflict is resolved, as it was shown to whoever decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// The request that was cut off.
+    pub request: RequestId,
+    /// Its record.
+    pub cut_off: Pair,
+    /// The record that put the conflict.
+    pub pair: Pair,
+}
+
+/// The request that resolves a conflict: what is decided, on objects as they were shown, and the conflict goes. It is run,
+/// deduplicated, logged, undone and given back like any other; the conflict is one of its objects.
+///
+/// The conflict's own condition and its removal come last, so that the indexes in an outcome are those of the caller's lists.
+pub fn resolution(
+    id: RequestId,
+    namespace: NamespaceId,
+    shown: Shown,
+    mut ops: Vec<Op>,
+    mut preconditions: Vec<Precondition>,
+    answered_upto: Sequence,
+) -> Request {
+    let key = conflict_key(shown.request, shown.cut_off);
+    let pair = shown.pair;
+    preconditions.push(Precondition::LastPair {
+        key: key.clone(),
+        pair,
+    });
+    ops.push(Op::Delete { key });
+    Request::new(id, namespace, ops, preconditions, answered_upto)
+}
+
+/// The request and the record that a conflict's key names.
+pub fn parse_conflict_key(key: &[u8]) -> Option<(RequestId, Pair)> {
+    let rest = key.strip_prefix(CONFLICT_PREFIX)?;
+    let (client, rest) = rest.split_first_chunk::<16>()?;
+    let numbers: &[u8; 24] = rest.try_into().ok()?;
+    let number = |at: usize| {
+        let bytes = numbers[at..at + 8].try_into().expect("eight bytes");
+        u64::from_be_bytes(bytes)
+    };
+    let id = RequestId {
+        client: ClientId::from_slice(client)?,
+        sequence: Sequence(number(0)),
+    };
+    Some((id, Pair::new(number(8), number(16))))
+}
+
 /// What a conflict's record does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConflictBody {
     pub id: RequestId,
     /// The dedup entry that stood under the id; only an outcome conflict finds one.
     pub replaced: Option<DedupEntry>,
-    /// Puts the conflict under its key.
-    pub change: ObjectChange,
-    /// What it puts.
+    /// Puts the conflict under its key. `None`: it is discarded, nobody has to decide it, and this record alone tells of it.
+    pub change: Option<ObjectChange>,
+    /// What it puts, or what is discarded.
     pub conflict: Conflict,
 }
 
@@ -222,7 +281,17 @@ impl ConflictBody {
         ConflictBody {
             id: conflict.request().id,
             replaced,
-            change,
+            change: Some(change),
+            conflict,
+        }
+    }
+
+    /// The conflict that nobody is asked about.
+    pub fn discarded(conflict: Conflict, replaced: Option<DedupEntry>) -> ConflictBody {
+        ConflictBody {
+            id: conflict.request().id,
+            replaced,
+            change: None,
             conflict,
         }
     }
@@ -250,15 +319,26 @@ impl ConflictBody {
                 out.put_bytes_field(&entry.encode());
             }
         }
-        self.change.encode(out);
+        match &self.change {
+            Some(change) => change.encode(out),
+            None => out.put_bytes_field(&self.conflict.encode()),
+        }
     }
 
-    pub(crate) fn decode(reader: &mut Reader) -> Result<ConflictBody, Malformed> {
+    /// The body of a record of kind 4, or of kind 6.
+    pub(crate) fn decode(reader: &mut Reader, discarded: bool) -> Result<ConflictBody, Malformed> {
         let id = reader.request_id()?;
         let replaced = match reader.bool()? {
             false => None,
             true => Some(DedupEntry::decode(reader.bytes_field()?)?),
         };
+        if discarded {
+            let conflict = Conflict::decode(&reader.bytes_field()?)?;
+            if conflict.request().id != id {
+                return Err(Malformed("a discarded record under another request's id"));
+            }
+            return Ok(ConflictBody::discarded(conflict, replaced));
+        }
         let change = ObjectChange::decode(reader)?;
         let conflict = match &change.components[..] {
             [
@@ -279,8 +359,28 @@ impl ConflictBody {
         Ok(ConflictBody {
             id,
             replaced,
-            change,
+            change: Some(change),
             conflict,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_key_names_its_request_and_record() {
+        let id = RequestId {
+            client: ClientId(0x0102_0304),
+            sequence: Sequence(77),
+        };
+        let key = conflict_key(id, Pair::new(3, 900));
+        assert!(is_conflict_key(&key) && is_reserved(&key));
+        assert_eq!(parse_conflict_key(&key), Some((id, Pair::new(3, 900))));
+        for length in 0..key.len() {
+            assert_eq!(parse_conflict_key(&key[..length]), None);
+        }
+        assert_eq!(parse_conflict_key(&[&key[..], b"x"].concat()), None);
     }
 }

@@ -53,6 +53,7 @@ impl<K: Ord + Copy> Detector<K> {
 mod tests {
     use super::*;
 
+    // capability B07
     #[test]
     fn silence_is_suspected_and_then_taken_for_the_end() {
         let ms = |ms| Instant::ZERO + Duration::from_millis(ms);

@@ -7,6 +7,7 @@ use crate::request::{Outcome, Request};
 use crate::shard::message::Message;
 use crate::shard::{Freshness, ReadAnswer};
 use crate::store::{Batch, StoreError, Stored};
+use crate::tables::ConflictPolicy;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -58,6 +59,11 @@ pub trait Clients {
     fn revision(&self) -> Revision;
     /// How many outcomes the shard's namespace keeps, and how long.
     fn keep(&self, shard: ShardId) -> Keep;
+    /// What the shard's namespace wants done with what failovers cut off.
+    fn conflicts(&self, shard: ShardId) -> ConflictPolicy {
+        let _ = shard;
+        ConflictPolicy::default()
+    }
 }
 
 /// How a client's session stands.
@@ -109,6 +115,8 @@ pub struct Assignment {
     pub in_sync: Option<InSyncSet>,
     /// Whose answers the lease from the witnesses needs; with none there is no such lease.
     pub witnesses: BTreeSet<CopyId>,
+    /// The newest epoch that a forced promotion began: what an in_sync copy undoes of earlier epochs may have been acknowledged.
+    pub forced: Option<Epoch>,
 }
 
 /// Who has to have a record before it is committed.
@@ -139,6 +147,7 @@ impl Assignment {
             open_cut_lists_me: false,
             in_sync: None,
             witnesses: BTreeSet::new(),
+            forced: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! operation cannot run; what was looked at is noted all the same, because a retry and a reconciliation need it.
 
 use crate::change::{Change, ComponentChange, ObjectChange};
+use crate::conflict::is_reserved;
 use crate::object::{Component, LastWrite, Object, Value};
 use crate::request::{FailedOp, Op, OpResult, Outcome, Precondition, Request};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -107,13 +108,25 @@ fn run(request: &Request, pair: Pair, state: &mut BTreeMap<Bytes, Working>) -> O
         }
     }
     let size: usize = state.iter().map(|(key, o)| o.record_size(key)).sum();
-    if size + results_size > RECORD_BYTES_HALF {
+    if size + results_size > bytes_max(request) {
         return Outcome::Failed(
             request.ops.len().saturating_sub(1) as u32,
             FailedOp::TooLarge,
         );
     }
     Outcome::Applied(results)
+}
+
+/// How much old and new values and results may fill. The resolution of a conflict has to bear the conflict, which may be larger
+/// than half of a record by itself: it gets what its own content leaves.
+fn bytes_max(request: &Request) -> usize {
+    if !request.ops.iter().any(|op| is_reserved(op.key())) {
+        return RECORD_BYTES_HALF;
+    }
+    let ops = request.ops.iter().map(Op::size);
+    let conditions = request.preconditions.iter().map(Precondition::size);
+    let content: usize = ops.chain(conditions).map(|size| size + OBJECT_HEAD).sum();
+    (RECORD_BYTES_MAX - 4 * OBJECT_HEAD).saturating_sub(content)
 }
 
 fn holds(precondition: &Precondition, object: &Working) -> bool {

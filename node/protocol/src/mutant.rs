@@ -120,6 +120,24 @@ mutants! {
     SwitchDeltaEarly = "switch-delta-early";
     /// A copy gets a delta while it may still be promoted.
     DeltaToSecondary = "delta-to-secondary";
+    /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
+    ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
+    /// A process that told that its store failed goes on as primary while it has a lease.
+    ActWithFailedStore = "act-with-failed-store";
+    /// A forced promotion waits for no lease.
+    ForcedSkipsLeases = "forced-skips-leases";
+    /// A forced promotion opens the cut that any failover opens: none in an in_sync shard, without the sealed copies in a lazy one.
+    ForcedCutsLikeOthers = "forced-cuts-like-others";
+    /// The next failover forgets that one was forced.
+    ForgetForced = "forget-forced";
+    /// A copy of an in_sync shard drops what it undoes after a forced promotion, too.
+    DropForcedOrphans = "drop-forced-orphans";
+    /// The resolution of a conflict that was cut off is applied also where the conflict is there no more.
+    ResolveWhatIsGone = "resolve-what-is-gone";
+    /// The policy to discard leaves no record of what it discards.
+    DiscardInSilence = "discard-in-silence";
+    /// What could be applied is applied, whatever the namespace's policy says.
+    ApplyWhatIsHeld = "apply-what-is-held";
 }
 
 #[cfg(feature = "mutants")]
@@ -133,9 +151,15 @@ pub const VERSION_SUFFIX: &str = if cfg!(feature = "mutants") {
 };
 
 impl Mutant {
-    /// Those that no fault of the simulator leads to, because other rules keep it from there; stories tell what they do
-    /// (`node/protocol/scenarios`).
-    pub const BY_STORY: &'static [Mutant] = &[Mutant::AskIdNotPair];
+    /// Those that no fault of the simulator leads to, because other rules keep it from there, or too seldom; stories
+    /// (`node/protocol/scenarios`) and the tests of tables and controllers tell what they do.
+    pub const BY_STORY: &'static [Mutant] = &[
+        Mutant::AskIdNotPair,
+        Mutant::ForcedSkipsLeases,
+        Mutant::ForgetForced,
+        Mutant::ResolveWhatIsGone,
+        Mutant::DropForcedOrphans,
+    ];
 }
 
 /// Chooses the mistake of that name for the rest of the process; the first choice holds, an empty name is none.

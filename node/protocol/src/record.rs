@@ -35,7 +35,7 @@ pub enum Body {
     Request(Box<RequestBody>),
     /// The first record of an epoch. It changes no object.
     EpochStart,
-    /// A request that a failover cut off and that cannot be applied again.
+    /// A request that a failover cut off and that is not applied again.
     Conflict(Box<ConflictBody>),
     /// Dedup entries that all copies forget at this version. It changes no object.
     Expiry(Box<ExpiryBody>),
@@ -72,6 +72,7 @@ const KIND_EPOCH_START: u8 = 2;
 const KIND_EXPIRY: u8 = 3;
 const KIND_CONFLICT: u8 = 4;
 const KIND_RECORDED_AGAIN: u8 = 5;
+const KIND_DISCARDED: u8 = 6;
 
 /// Length (4), format (1), kind (1), shard (8), epoch (8), version (8).
 const HEAD: usize = 30;
@@ -121,7 +122,7 @@ impl Record {
     pub fn changes(&self) -> &[ObjectChange] {
         match &self.body {
             Body::Request(body) => &body.changes,
-            Body::Conflict(body) => std::slice::from_ref(&body.change),
+            Body::Conflict(body) => body.change.as_slice(),
             Body::EpochStart | Body::Expiry(_) => &[],
         }
     }
@@ -151,6 +152,7 @@ impl Record {
             Body::Request(body) if body.earlier.is_empty() => KIND_REQUEST,
             Body::Request(_) => KIND_RECORDED_AGAIN,
             Body::EpochStart => KIND_EPOCH_START,
+            Body::Conflict(body) if body.change.is_none() => KIND_DISCARDED,
             Body::Conflict(_) => KIND_CONFLICT,
             Body::Expiry(_) => KIND_EXPIRY,
         });
@@ -214,8 +216,9 @@ impl Record {
                 Body::Request(Box::new(decode_request(&mut reader, earlier)?))
             }
             KIND_EPOCH_START if any_kind => Body::EpochStart,
-            KIND_CONFLICT if any_kind => {
-                Body::Conflict(Box::new(ConflictBody::decode(&mut reader)?))
+            KIND_CONFLICT | KIND_DISCARDED if any_kind => {
+                let discarded = kind == KIND_DISCARDED;
+                Body::Conflict(Box::new(ConflictBody::decode(&mut reader, discarded)?))
             }
             KIND_EXPIRY if any_kind => Body::Expiry(Box::new(ExpiryBody::decode(&mut reader)?)),
             _ => return Err(Malformed("record of an unknown kind")),

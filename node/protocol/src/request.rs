@@ -70,6 +70,18 @@ impl Op {
         }
     }
 
+    /// About as many bytes as it takes in a record.
+    pub fn size(&self) -> usize {
+        let rest = match self {
+            Op::Put { value, .. } => value.len(),
+            Op::SetComponent { name, value, .. } => name.len() + value.len(),
+            Op::Append { name, data, .. } => name.len() + data.len(),
+            Op::Add { name, .. } | Op::RemoveComponent { name, .. } => name.len() + 8,
+            Op::Delete { .. } | Op::Get { .. } => 0,
+        };
+        self.key().len() + rest
+    }
+
     fn encode(&self, out: &mut BytesMut) {
         let (tag, fields): (u8, [Option<&Bytes>; 3]) = match self {
             Op::Put { key, value } => (1, [Some(key), Some(value), None]),
@@ -130,6 +142,16 @@ impl Precondition {
             | Precondition::ComponentValue { key, .. }
             | Precondition::Absent { key, .. } => key,
         }
+    }
+
+    /// About as many bytes as it takes in a record.
+    pub fn size(&self) -> usize {
+        let rest = match self {
+            Precondition::ComponentValue { name, value, .. } => name.len() + value.size(),
+            Precondition::LastPair { .. } => 20,
+            Precondition::Absent { .. } => 1,
+        };
+        self.key().len() + rest
     }
 
     fn encode(&self, out: &mut BytesMut) {

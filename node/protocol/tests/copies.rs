@@ -50,6 +50,7 @@ fn row(revision: u64, epoch: u64, primary: ProcessId, secondaries: &[CopyId]) ->
         open_cut_lists_me: false,
         in_sync: None,
         witnesses: Default::default(),
+        forced: None,
     }
 }
 

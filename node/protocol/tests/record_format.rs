@@ -179,6 +179,7 @@ fn conflict_body() -> impl Strategy<Value = ConflictBody> {
         Just(ConflictReason::OutcomeConflict),
         Just(ConflictReason::MayHaveRun),
         Just(ConflictReason::CannotBeTold),
+        Just(ConflictReason::ByPolicy),
     ];
     let stands = proptest::collection::vec(proptest::option::of(last()), 3);
     (
@@ -187,12 +188,18 @@ fn conflict_body() -> impl Strategy<Value = ConflictBody> {
         stands,
         proptest::option::of(dedup_entry()),
         proptest::option::of(object()),
+        any::<bool>(),
     )
-        .prop_map(|(cut_off, reason, mut stands, replaced, before)| {
-            stands.truncate(cut_off.changes().len());
-            let conflict = Conflict::new(reason, cut_off, stands).expect("it is a request");
-            ConflictBody::new(conflict, replaced, before.as_ref())
-        })
+        .prop_map(
+            |(cut_off, reason, mut stands, replaced, before, discarded)| {
+                stands.truncate(cut_off.changes().len());
+                let conflict = Conflict::new(reason, cut_off, stands).expect("it is a request");
+                match discarded {
+                    true => ConflictBody::discarded(conflict, replaced),
+                    false => ConflictBody::new(conflict, replaced, before.as_ref()),
+                }
+            },
+        )
 }
 
 fn client_expiry(client: u128) -> impl Strategy<Value = ClientExpiry> {
@@ -406,6 +413,15 @@ fn conflict() -> Record {
     }
 }
 
+/// The same, and nobody is asked.
+fn discarded() -> Record {
+    let mut record = conflict();
+    if let Body::Conflict(body) = &mut record.body {
+        body.change = None;
+    }
+    record
+}
+
 /// The put was cut off twice and is applied a third time.
 fn put_again() -> Record {
     let mut record = put();
@@ -598,7 +614,7 @@ fn the_bytes_of_a_put_are_pinned() {
 
 #[test]
 fn every_cut_and_every_flipped_bit_is_refused() {
-    for record in [epoch_start(), put(), put_again(), conflict()] {
+    for record in [epoch_start(), put(), put_again(), conflict(), discarded()] {
         let bytes = record.encode().bytes;
         for length in 0..bytes.len() {
             assert!(Record::decode(&bytes.slice(..length)).is_err());
@@ -628,7 +644,7 @@ fn what_this_version_does_not_know_is_refused_by_name() {
         Record::decode(&bytes.into()).unwrap_err().0
     };
     assert_eq!(reseal(4, 2), "record of an unknown format");
-    for reserved in [6, 0, 255] {
+    for reserved in [7, 0, 255] {
         assert_eq!(reseal(5, reserved), "record of an unknown kind");
     }
 }
@@ -667,6 +683,21 @@ fn the_bytes_of_a_conflict_are_pinned() {
 }
 
 #[test]
+fn the_bytes_of_a_discarded_record_are_those_of_its_conflict() {
+    let (kept, discarded) = (conflict().encode().bytes, discarded().encode().bytes);
+    let (kept, discarded) = (hex(&kept), hex(&discarded));
+    assert_eq!(&discarded[8..12], "0106");
+    let value = "8d010102"; // of 141 bytes: format, outcome conflict
+    let (of_kept, of_discarded) = (kept.find(value).unwrap(), discarded.find(value).unwrap());
+    assert_eq!(
+        discarded[of_discarded..discarded.len() - 8],
+        kept[of_kept..kept.len() - 8]
+    );
+    let entry = "010d01020411223344556677880200"; // the entry whose place it takes
+    assert_eq!(&discarded[of_discarded - entry.len()..of_discarded], entry);
+}
+
+#[test]
 fn a_request_recorded_again_names_its_earlier_pairs_first() {
     let (again, first) = (put_again().encode(), put().encode());
     let (again, first) = (hex(&again.bytes), hex(&first.bytes));
@@ -683,7 +714,8 @@ fn a_request_recorded_again_names_its_earlier_pairs_first() {
 fn a_conflict_under_another_key_or_inside_a_conflict_is_refused() {
     let mut other = conflict();
     if let Body::Conflict(body) = &mut other.body {
-        body.change.key = Bytes::from_static(b"k");
+        let change = body.change.as_mut().expect("it is put");
+        change.key = Bytes::from_static(b"k");
     }
     let refused = Record::decode(&other.encode().bytes).unwrap_err().0;
     assert_eq!(refused, "a conflict under another one's key");

@@ -41,6 +41,8 @@ stories! {
     a_failed_precondition_is_an_outcome
     a_failover_cuts_off_a_tail
     a_failover_while_orphans_go_back
+    a_forced_promotion_keeps_what_was_acknowledged
+    a_forced_promotion_passes_over_a_sealed_copy
     a_full_copy_is_interrupted_and_resumed
     a_promoted_copy_submits_its_own_orphans
     a_rebuilt_copy_keeps_its_orphans
@@ -75,9 +77,17 @@ stories! {
     a_witness_waits_out_its_grace
     a_primary_without_a_lease_is_left
     a_witness_enters_when_it_is_demanded
+    a_conflict_is_resolved_once
+    a_resolution_that_was_cut_off_comes_back
+    a_resolution_meets_another
+    a_policy_holds_all_for_a_person
+    a_discarded_record_that_is_cut_off
+    a_policy_discards
     a_delta_brings_a_copy_up_that_missed_many_updates
     a_delta_carries_what_was_forgotten_and_what_conflicts
+    a_delta_carries_what_was_decided
     a_delta_in_an_in_sync_shard
+    a_delta_takes_back_what_was_not_committed
     a_delta_is_interrupted_and_resumed
     a_failover_in_the_middle_of_a_delta
 }

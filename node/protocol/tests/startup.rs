@@ -130,6 +130,7 @@ fn a_sound_copy_needs_nothing() {
     assert_eq!((findings.repairs, findings.mismatches), (vec![], vec![]));
 }
 
+// capability A18; trap G1
 #[test]
 fn a_lost_object_is_set_to_the_last_write_and_never_to_an_older_one() {
     let mut copy = Copy::new();

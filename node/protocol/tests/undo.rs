@@ -1,5 +1,6 @@
 //! Whatever a request does to whatever state: its changes applied to the state before give exactly the evaluated state,
 //! also after a trip through the stored form, and undone they give exactly the state before.
+// capabilities A15, P31, P35
 
 use bytes::Bytes;
 use proptest::prelude::*;

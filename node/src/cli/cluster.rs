@@ -1,9 +1,12 @@
 //! `understudy cluster`: members, shards, managers, and moving a primary.
 
 use super::client::{ClientFlags, Context};
+use super::cluster_drain;
 use super::exit::{Ended, Exit, Trouble};
 use super::output::Rows;
+use super::promote;
 use super::show::{or_dash, pair_json, yes};
+use bytes::Bytes;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use understudy_client::object::pair;
@@ -46,15 +49,19 @@ enum Verb {
         #[command(flatten)]
         client: ClientFlags,
     },
-    /// Declare that a node's store will never come back: what it alone held is lost
-    DeclareLost {
+    /// Move all primaries away from a node, and its copies where other nodes may take them
+    Drain(cluster_drain::Args),
+    /// Remove a node that holds nothing any more, for good
+    Remove {
         /// The node's id
         node: u64,
-        /// The store's id, as `cluster nodes -o json` shows it
-        store: StoreId,
         #[command(flatten)]
         client: ClientFlags,
     },
+    /// Declare that a node's store will never come back: what it alone held is lost
+    DeclareLost(promote::DeclareLostArgs),
+    /// Make a copy primary though others that are not there may have more: shows what would be lost, then does it
+    Promote(promote::PromoteArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,11 +105,10 @@ pub async fn run(args: Args) -> Ended {
         Verb::Shards { all, look } => shards(&look, all).await,
         Verb::Managers { verb } => managers(verb).await,
         Verb::Transfer { shard, to, client } => transfer(&client.connect().await?, shard, to).await,
-        Verb::DeclareLost {
-            node,
-            store,
-            client,
-        } => declare_lost(&client.connect().await?, node, store).await,
+        Verb::Drain(args) => cluster_drain::run(args).await,
+        Verb::Remove { node, client } => remove(&client.connect().await?, node).await,
+        Verb::DeclareLost(args) => promote::declare_lost(&args).await,
+        Verb::Promote(args) => promote::promote(&args).await,
     }
 }
 
@@ -285,7 +291,11 @@ fn list_text(ids: &[u64]) -> String {
 
 fn shard_json(shard: &v1::ShardInfo) -> Value {
     let cuts = shard.open_cuts.iter().map(|open| {
-        json!({ "old_epoch": open.old_epoch, "cut": pair_json(pair(open.cut)), "nodes": open.nodes })
+        let store = |id: &Bytes| StoreId::from_slice(id).map(|id| id.to_string());
+        let stores: Vec<_> = open.store_ids.iter().map(store).collect();
+        json!({
+            "old_epoch": open.old_epoch, "cut": pair_json(pair(open.cut)), "nodes": open.nodes, "store_ids": stores,
+        })
     });
     json!({
         "namespace": shard.namespace,
@@ -397,20 +407,14 @@ async fn transfer(context: &Context, shard: u32, to: Option<u64>) -> Ended {
     Ok(Exit::Done)
 }
 
-async fn declare_lost(context: &Context, node: u64, store: StoreId) -> Ended {
-    let declared = context
-        .client
-        .cluster()
-        .declare_store_lost(node, store)
-        .await;
-    let what = || format!("declaring store {store} of node {node} lost");
-    let declared = declared.map_err(|error| Trouble::of(what(), &error))?;
-    let document =
-        json!({ "node": node, "store_id": store.to_string(), "revision": declared.revision });
+async fn remove(context: &Context, node: u64) -> Ended {
+    let removed = context.client.cluster().remove_node(node).await;
+    let removed = removed.map_err(|error| Trouble::of(format!("removing node {node}"), &error))?;
+    let document = json!({ "node": node, "revision": removed.revision });
     context.output.print(&document, || {
         Rows::facts([
-            ("declared lost", store.to_string()),
-            ("revision", declared.revision.to_string()),
+            ("removed", node.to_string()),
+            ("revision", removed.revision.to_string()),
         ])
     })?;
     Ok(Exit::Done)

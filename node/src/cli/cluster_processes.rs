@@ -4,6 +4,7 @@
 //! ends when this process does, however that ends: it holds the read end of a pipe that only we hold open. The order of
 //! ports: managers first, then nodes, each process the next ten from the base on.
 
+use super::cluster_agent::LocalAgent;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt;
 use std::fs::OpenOptions;
@@ -35,6 +36,8 @@ pub struct Shape {
     pub node_flags: Vec<String>,
     /// `None`: the executable of this process.
     pub executable: Option<PathBuf>,
+    /// An agent starts the nodes and restarts them.
+    pub agent: bool,
 }
 
 impl Shape {
@@ -48,6 +51,7 @@ impl Shape {
             manager_flags: Vec::new(),
             node_flags: Vec::new(),
             executable: None,
+            agent: false,
         }
     }
 }
@@ -113,6 +117,7 @@ fn failed<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> Cluster
 pub struct LocalCluster {
     executable: PathBuf,
     members: Vec<Member>,
+    agent: Option<LocalAgent>,
 }
 
 impl LocalCluster {
@@ -120,7 +125,14 @@ impl LocalCluster {
     pub fn start(shape: &Shape) -> Result<LocalCluster, ClusterError> {
         let mut cluster = LocalCluster::prepare(shape)?;
         for index in 0..cluster.members.len() {
-            cluster.spawn(index)?;
+            if !cluster.is_agents(index) {
+                cluster.spawn(index)?;
+            }
+        }
+        if let Some(agent) = &mut cluster.agent {
+            agent
+                .start()
+                .map_err(failed("the agent cannot be started"))?;
         }
         Ok(cluster)
     }
@@ -132,7 +144,7 @@ impl LocalCluster {
             None => std::env::current_exe().map_err(failed("this program cannot find itself"))?,
         };
         let nodes: u16 = shape.sites.iter().map(|(_, count)| count).sum();
-        let count = usize::from(shape.managers + nodes);
+        let count = usize::from(shape.managers + nodes) + usize::from(shape.agent);
         let ports = match shape.port_base {
             0 => free_ports(count)?,
             base => (0..count)
@@ -154,10 +166,25 @@ impl LocalCluster {
             }
         }
         give_flags(shape, &mut members);
+        let agent = match ports.next().filter(|_| shape.agent) {
+            Some(ports) => Some(prepare_agent(&executable, shape, ports, &mut members)?),
+            None => None,
+        };
         Ok(LocalCluster {
             executable,
             members,
+            agent,
         })
+    }
+
+    /// The agent of the nodes, if there is one.
+    pub fn agent(&mut self) -> Option<&mut LocalAgent> {
+        self.agent.as_mut()
+    }
+
+    /// Whether the agent starts that member, and not we.
+    fn is_agents(&self, index: usize) -> bool {
+        self.agent.is_some() && self.members[index].role == MemberRole::Node
     }
 
     pub fn members(&self) -> &[Member] {
@@ -218,9 +245,27 @@ impl LocalCluster {
         }
     }
 
-    /// Ends a process without a word (SIGKILL), and waits until it is gone.
+    /// Its process id while it runs; of what an agent started the agent is asked.
+    pub async fn pid_of(&self, name: &str) -> Result<Option<u32>, ClusterError> {
+        let index = self.index(name)?;
+        match self.agent.as_ref().filter(|_| self.is_agents(index)) {
+            Some(agent) => agent
+                .pid_of(name)
+                .await
+                .map_err(failed("the agent does not answer")),
+            None => Ok(self.members[index].pid()),
+        }
+    }
+
+    /// Ends a process without a word (SIGKILL), and waits until it is gone. What an agent started is not waited for.
     pub async fn kill(&mut self, name: &str) -> Result<(), ClusterError> {
         let index = self.index(name)?;
+        if self.is_agents(index) {
+            return match self.pid_of(name).await? {
+                Some(pid) => kill_now(name, pid),
+                None => Ok(()),
+            };
+        }
         if let Some(mut child) = self.members[index].child.take() {
             child
                 .kill()
@@ -228,6 +273,14 @@ impl LocalCluster {
                 .map_err(failed(format!("{name} cannot be killed")))?;
         }
         Ok(())
+    }
+
+    /// The same for a process whose id the caller knows: nobody has to be asked before it dies.
+    pub async fn kill_known(&mut self, name: &str, pid: u32) -> Result<(), ClusterError> {
+        match self.is_agents(self.index(name)?) {
+            true => kill_now(name, pid),
+            false => self.kill(name).await,
+        }
     }
 
     /// Ends a process cleanly (SIGTERM); what takes too long is killed. `true`: it ended cleanly.
@@ -241,6 +294,10 @@ impl LocalCluster {
     /// Starts a process again that has ended, with the same folder and ports.
     pub fn restart(&mut self, name: &str) -> Result<(), ClusterError> {
         let index = self.index(name)?;
+        if self.is_agents(index) {
+            // The agent does it by itself.
+            return Ok(());
+        }
         if exited(&mut self.members[index]).is_none() && self.members[index].child.is_some() {
             return Err(ClusterError(format!("{name} still runs")));
         }
@@ -270,6 +327,9 @@ impl LocalCluster {
     /// did not end cleanly.
     pub async fn stop(mut self) -> Vec<String> {
         let mut unclean = Vec::new();
+        if let Some(agent) = &mut self.agent {
+            agent.stop(STOP_LIMIT).await;
+        }
         for role in [MemberRole::Node, MemberRole::Manager] {
             let of_role = |member: &Member| member.role == role;
             for member in self.members.iter().filter(|member| of_role(member)) {
@@ -338,6 +398,32 @@ fn member(
     }
 }
 
+fn prepare_agent(
+    executable: &Path,
+    shape: &Shape,
+    ports: Ports,
+    members: &mut [Member],
+) -> Result<LocalAgent, ClusterError> {
+    let nodes = members.iter().filter(|m| m.role == MemberRole::Node);
+    let commands = nodes.map(|member| {
+        let mut words = member.flags.clone();
+        words.push("--data-dir".to_string());
+        words.push(member.folder.display().to_string());
+        (member.name.clone(), words)
+    });
+    let managers = members.iter().filter(|m| m.role == MemberRole::Manager);
+    let managers: Vec<String> = managers
+        .map(|m| format!("127.0.0.1:{}", m.ports.internal))
+        .collect();
+    let commands: Vec<_> = commands.collect();
+    let agent = LocalAgent::prepare(executable, &shape.folder, ports, &commands, &managers)
+        .map_err(failed("the agent's config cannot be written"))?;
+    let nodes = members.iter_mut().filter(|m| m.role == MemberRole::Node);
+    // What its processes say is in its own log.
+    nodes.for_each(|member| member.log = agent.log().to_path_buf());
+    Ok(agent)
+}
+
 /// Every process is told of all managers, so all ports have to be known first.
 fn give_flags(shape: &Shape, members: &mut [Member]) {
     let managers: Vec<String> = members
@@ -372,7 +458,9 @@ fn give_flags(shape: &Shape, members: &mut [Member]) {
         flags.insert(0, verb.to_string());
         flags.push(format!("--name={}", member.name));
         flags.push(format!("--port-base={}", member.ports.public));
-        flags.push("--exit-with-parent".to_string());
+        if !(shape.agent && member.role == MemberRole::Node) {
+            flags.push("--exit-with-parent".to_string());
+        }
         flags.extend(more.iter().cloned());
         member.flags = flags;
     }
@@ -403,6 +491,12 @@ fn command(executable: &Path, member: &Member) -> io::Result<Command> {
         }
     }
     Ok(command)
+}
+
+fn kill_now(name: &str, pid: u32) -> Result<(), ClusterError> {
+    let pid = Pid::from_raw(pid.cast_signed());
+    let pid = pid.ok_or_else(|| ClusterError(format!("{name} does not run")))?;
+    kill_process(pid, Signal::KILL).map_err(failed(format!("{name} cannot be killed")))
 }
 
 fn exited(member: &mut Member) -> Option<ExitStatus> {

@@ -4,7 +4,8 @@ use super::client::wrong_settings;
 use super::exit::{Ended, Exit, Trouble};
 use super::output::{Output, Rows, print_raw};
 use crate::config::{
-    ClientConfig, Layers, Loaded, ManagerConfig, NodeConfig, Problem, Section, described, load,
+    AgentConfig, ClientConfig, Layers, Loaded, ManagerConfig, NodeConfig, Problem, Section,
+    described, load,
 };
 use clap::{Subcommand, ValueEnum};
 use serde::de::DeserializeOwned;
@@ -60,6 +61,7 @@ enum Role {
     Manager,
     Node,
     Client,
+    Agent,
 }
 
 pub fn run(args: Args) -> Ended {
@@ -73,18 +75,21 @@ pub fn run(args: Args) -> Ended {
                 Role::Manager => show(&merged::<ManagerConfig>(file)?, output),
                 Role::Node => show(&merged::<NodeConfig>(file)?, output),
                 Role::Client => show(&merged::<ClientConfig>(file)?, output),
+                Role::Agent => show(&merged::<AgentConfig>(file)?, output),
             }
         }
         Verb::Check { role, file } => match role {
             Role::Manager => check(&merged::<ManagerConfig>(file)?.config.validate()),
             Role::Node => check(&merged::<NodeConfig>(file)?.config.validate()),
             Role::Client => check(&merged::<ClientConfig>(file)?.config.validate()),
+            Role::Agent => check(&merged::<AgentConfig>(file)?.config.validate()),
         },
         Verb::Default { role } => {
             let text = match role {
                 Role::Manager => default_file::<ManagerConfig>("manager"),
                 Role::Node => default_file::<NodeConfig>("node"),
                 Role::Client => default_file::<ClientConfig>("client"),
+                Role::Agent => default_file::<AgentConfig>("agent"),
             };
             print_raw(text.as_bytes())?;
             Ok(Exit::Done)
@@ -127,7 +132,10 @@ fn check(problems: &[Problem]) -> Ended {
 
 /// A file that changes nothing: every setting with its default, as a comment above it what it means.
 fn default_file<C: Section + Default>(role: &str) -> String {
-    let mut text = format!("# Settings of a {role} of Understudy. Every line shows its default.\n");
+    let mut text = format!(
+        "# Settings of {} {role} of Understudy. Every line shows its default.\n",
+        if role == "agent" { "an" } else { "a" }
+    );
     let mut section = String::new();
     for each in described::<C>() {
         let (inside, name) = each.key.rsplit_once('.').unwrap_or(("", &each.key));
@@ -180,5 +188,6 @@ mod tests {
         reads_back::<ManagerConfig>();
         reads_back::<NodeConfig>();
         reads_back::<ClientConfig>();
+        reads_back::<AgentConfig>();
     }
 }

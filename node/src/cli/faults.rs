@@ -4,7 +4,6 @@
 //! A gap begins just before SIGKILL is sent and ends when a client holds an acknowledgement of another primary: for the
 //! first of the shards that lost theirs, and for the last.
 
-use super::cluster_processes::Member;
 use super::local::Local;
 use super::pulse::Pulse;
 use anyhow::{Context, bail};
@@ -83,7 +82,7 @@ pub async fn busiest_primary(
     let nodes = client.cluster().nodes().await?.nodes;
     let info = nodes.into_iter().find(|info| info.node == id);
     let info = info.with_context(|| format!("the managers do not know node {id}"))?;
-    Ok(victim(local.at(&info.internal_address)?, id, shards))
+    victim(local, &info.internal_address, id, shards).await
 }
 
 /// The manager that leads.
@@ -92,29 +91,47 @@ pub async fn manager_leader(local: &Local, client: &Client) -> anyhow::Result<Vi
     let mut managers = status.managers.into_iter();
     let leader = managers.find(|manager| manager.id == status.leader);
     let leader = leader.context("the managers name no leader")?;
-    let member = local.at(&leader.internal_address)?;
-    Ok(victim(member, leader.id, Vec::new()))
+    victim(local, &leader.internal_address, leader.id, Vec::new()).await
 }
 
-fn victim(member: &Member, id: u64, shards: Vec<u32>) -> Victim {
-    Victim {
-        server: member.name.clone(),
-        pid: member.pid().unwrap_or(0),
+async fn victim(local: &Local, address: &str, id: u64, shards: Vec<u32>) -> anyhow::Result<Victim> {
+    let server = local.at(address)?.name.clone();
+    let pid = local.pid_of(&server).await?;
+    Ok(Victim {
+        pid: pid.with_context(|| format!("{server} does not run"))?,
+        server,
         id,
         shards,
-    }
+    })
 }
 
-/// Kills a primary, and waits until each of its shards has another one.
+/// Kills all nodes but that one, and gives their names. It serves alone then: what is lazy is acknowledged and reaches no copy.
+/// To stop them would not do: what was sent to them would wait for them in their sockets.
+pub async fn kill_all_but(local: &mut Local, victim: &Victim) -> anyhow::Result<Vec<String>> {
+    let others: Vec<(String, u32)> = local
+        .nodes()
+        .filter(|(name, _)| *name != victim.server)
+        .collect();
+    for (name, pid) in &others {
+        local.kill(name, *pid).await?;
+    }
+    Ok(others.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Kills a primary, starts those nodes again, and waits until each of its shards has another one.
 pub async fn kill_primary(
     local: &mut Local,
     victim: Victim,
+    start: &[String],
     pulse: &Pulse,
     patience: Duration,
 ) -> anyhow::Result<PrimaryLoss> {
     pulse.start_timing(NodeId(victim.id), &victim.shards);
     let at = pulse.now();
-    local.kill(&victim.server).await?;
+    local.kill(&victim.server, victim.pid).await?;
+    for name in start {
+        local.restart(name)?;
+    }
     let began = Instant::now();
     while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -153,7 +170,7 @@ pub async fn kill_leader(
     let errors = pulse.errors();
     pulse.start_watching_pauses();
     let at = pulse.now();
-    local.kill(&victim.server).await?;
+    local.kill(&victim.server, victim.pid).await?;
     let end = tokio::time::Instant::now() + watch;
     let began = Instant::now();
     let found = tokio::time::timeout_at(end, another_leader(client, victim.id)).await;

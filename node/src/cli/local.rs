@@ -33,6 +33,8 @@ pub struct Plan {
     pub data_dir: Option<PathBuf>,
     /// Leave the data where they are.
     pub keep: bool,
+    /// An agent starts the nodes, restarts them and reports their ends.
+    pub agent: bool,
 }
 
 /// The cluster and its folder. The processes end before the folder goes.
@@ -50,6 +52,7 @@ impl Local {
         let (folder, temporary) = folder(plan)?;
         let mut shape = Shape::new(plan.managers, plan.nodes, &folder);
         shape.port_base = plan.port_base;
+        shape.agent = plan.agent;
         let mut processes = LocalCluster::start(&shape)?;
         if let Err(error) = processes.wait_ready(START_LIMIT).await {
             // Their logs say why.
@@ -83,7 +86,7 @@ impl Local {
     }
 
     /// The nodes, whether they run or not.
-    pub fn nodes(&self) -> impl Iterator<Item = &Member> {
+    pub fn node_members(&self) -> impl Iterator<Item = &Member> {
         self.of(MemberRole::Node)
     }
 
@@ -104,13 +107,24 @@ impl Local {
         members.filter_map(Member::pid).collect()
     }
 
+    /// The nodes that run: name and process id.
+    pub fn nodes(&self) -> impl Iterator<Item = (String, u32)> {
+        let nodes = self.of(MemberRole::Node);
+        nodes.filter_map(|member| Some((member.name.clone(), member.pid()?)))
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// SIGKILL: the process gets no chance to say good-bye.
-    pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
-        Ok(self.processes.kill(name).await?)
+    /// The process id of that member while it runs.
+    pub async fn pid_of(&self, name: &str) -> anyhow::Result<Option<u32>> {
+        Ok(self.processes.pid_of(name).await?)
+    }
+
+    /// SIGKILL: the process gets no chance to say good-bye. `pid`: from `pid_of`.
+    pub async fn kill(&mut self, name: &str, pid: u32) -> anyhow::Result<()> {
+        Ok(self.processes.kill_known(name, pid).await?)
     }
 
     /// Tells one process to end, which it does cleanly.

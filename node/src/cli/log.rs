@@ -1,10 +1,12 @@
 //! `understudy log`: a shard's deduplicated request log, one record a line: each request once, with its outcome.
 
+use super::bytes::Encoding;
 use super::client::{ClientFlags, Context};
 use super::exit::{Ended, Exit, Trouble};
 use super::show::{record_json, record_text};
 use serde_json::json;
-use understudy_client::{LogEvent, Pair};
+use understudy_client::v1::follow_request::View as Side;
+use understudy_client::{ClientId, Error, Follow, LogEvent, Pair};
 use understudy_proto::shard_of_key::shard_index;
 
 /// Read a shard's request log: each request once, with its outcome.
@@ -28,11 +30,34 @@ pub struct Args {
     /// End after so many records
     #[arg(long, short = 'l', value_name = "NUMBER")]
     limit: Option<u64>,
+    /// Only requests that named, tested or changed a key with this prefix
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// How the prefix is written
+    #[arg(long, value_enum, default_value_t)]
+    encoding: Encoding,
+    /// Only requests of this client, and what is forgotten of them
+    #[arg(long = "client", value_name = "CLIENT")]
+    of_client: Option<ClientId>,
+    /// One side of each record: what was asked for, or what was done
+    #[arg(long, value_enum)]
+    view: Option<View>,
     #[command(flatten)]
     client: ClientFlags,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum View {
+    /// Operations, conditions and outcome
+    Requests,
+    /// Old and new values
+    Changes,
+}
+
 pub async fn run(args: Args) -> Ended {
+    let prefix = args.prefix.as_ref();
+    let prefix = prefix.map(|text| args.encoding.decode("the prefix", text));
+    let prefix = prefix.transpose()?;
     let context = args.client.connect().await?;
     let shard = args.shard(&context).await?;
     let mut log = context.namespace().request_log(shard);
@@ -48,15 +73,27 @@ pub async fn run(args: Args) -> Ended {
     if args.follow {
         log = log.follow();
     }
+    if let Some(prefix) = prefix {
+        log = log.key_prefix(prefix);
+    }
+    if let Some(client) = args.of_client {
+        log = log.client(client);
+    }
+    log = match args.view {
+        Some(View::Requests) => log.view(Side::Requests),
+        Some(View::Changes) => log.view(Side::Changes),
+        None => log,
+    };
     let begins = args.from.is_some() || args.after.is_some();
     let mut told = false;
     loop {
         let event = tokio::select! {
-            event = log.next() => event.map_err(|error| Trouble::of("reading the log", &error))?,
+            event = log.next() => event.map_err(|error| reading(&error))?,
             _ = tokio::signal::ctrl_c() => break,
         };
         match event {
             None => break,
+            Some(LogEvent::Progress { .. }) => told = true,
             Some(LogEvent::Record(record)) => {
                 told = true;
                 context
@@ -81,6 +118,21 @@ pub async fn run(args: Args) -> Ended {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Of a position that a failover cut off: where to go on.
+fn reading(error: &Error) -> Trouble {
+    match Follow::cut_of(error) {
+        Some(cut) => Trouble::new(
+            Exit::Failed,
+            "the log does not have that position any more",
+            format!("a failover cut off at least what came after {cut}"),
+            format!(
+                "take back what was read after the last record that you have up to {cut}, and go on after that one (--after)"
+            ),
+        ),
+        None => Trouble::of("reading the log", error),
+    }
 }
 
 impl Args {

@@ -3,14 +3,18 @@
 //! Client verbs stand on `understudy-client` and know nothing of the servers' insides. Each ends with an exit status of
 //! `exit`, prints on standard output what was asked for, and everything else on standard error.
 
+mod agent;
 pub mod bench;
 pub mod bulk;
 mod bytes;
 mod client;
 mod cluster;
+pub mod cluster_agent;
+mod cluster_drain;
 pub mod cluster_processes;
 mod completion;
 mod config;
+mod conflicts;
 mod delete;
 pub mod demo;
 mod dev;
@@ -27,6 +31,7 @@ mod namespace;
 mod naming;
 mod orphans;
 mod output;
+mod promote;
 pub mod pulse;
 mod put;
 pub mod read_back;
@@ -76,6 +81,8 @@ enum Verb {
     Manager(server::ServerArgs<ManagerConfig>),
     /// Run a data node
     Node(server::ServerArgs<NodeConfig>),
+    /// Run the agent of a machine, or see and change what it runs
+    Agent(agent::Args),
     /// Write one object
     Put(put::Args),
     /// Read objects
@@ -98,6 +105,8 @@ enum Verb {
     Request(request::Args),
     /// List what failovers cut off
     Orphans(orphans::Args),
+    /// What failovers cut off and a person has to decide
+    Conflicts(conflicts::Args),
     /// Client ids for --request-id
     Session(session::Args),
     /// Names that applications bind to endpoints
@@ -160,6 +169,7 @@ async fn run(verb: Verb) -> Ended {
         Verb::Demo(args) => demo::run(args).await,
         Verb::Manager(args) => server::manager(args).await,
         Verb::Node(args) => server::node(args).await,
+        Verb::Agent(args) => agent::run(args).await,
         Verb::Put(args) => put::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Delete(args) => delete::run(args).await,
@@ -171,6 +181,7 @@ async fn run(verb: Verb) -> Ended {
         Verb::Log(args) => log::run(args).await,
         Verb::Request(args) => request::run(args).await,
         Verb::Orphans(args) => orphans::run(args).await,
+        Verb::Conflicts(args) => conflicts::run(args).await,
         Verb::Session(args) => session::run(args).await,
         Verb::Naming(args) => naming::run(args).await,
         Verb::Namespace(args) => namespace::run(args).await,

@@ -6,7 +6,8 @@ use super::output::Rows;
 use super::show::or_dash;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use understudy_client::v1::{NamespaceInfo, NamespacePolicy, namespace_policy::Mode as WireMode};
+use understudy_client::v1::namespace_policy::{CutOff as WireCutOff, Mode as WireMode};
+use understudy_client::v1::{NamespaceInfo, NamespacePolicy};
 
 /// Namespaces and their policies.
 #[derive(Debug, clap::Args)]
@@ -92,6 +93,30 @@ struct PolicyFlags {
     /// The same as an age [default: 24 h]
     #[arg(long, value_name = "NUMBER")]
     log_age_ms: Option<u64>,
+    /// What becomes of what a failover cut off [default: reapply_if_unchanged]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    cut_off: Option<CutOff>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum CutOff {
+    /// Applied where everything is as it found it; else a person decides
+    ReapplyIfUnchanged,
+    /// Discarded; the request log tells what
+    Discard,
+    /// A person decides, also where it could be applied
+    Hold,
+}
+
+impl CutOff {
+    fn wire(self) -> WireCutOff {
+        match self {
+            CutOff::ReapplyIfUnchanged => WireCutOff::ReapplyIfUnchanged,
+            CutOff::Discard => WireCutOff::Discard,
+            CutOff::Hold => WireCutOff::Hold,
+        }
+    }
 }
 
 impl PolicyFlags {
@@ -106,6 +131,7 @@ impl PolicyFlags {
             log_bytes: self.log_bytes.unwrap_or(0),
             log_age_ms: self.log_age_ms.unwrap_or(0),
             min_in_sync: self.min_in_sync.unwrap_or(0),
+            cut_off: self.cut_off.map_or(0, |policy| policy.wire().into()),
         }
     }
 }
@@ -206,6 +232,14 @@ fn mode_text(mode: WireMode) -> &'static str {
     }
 }
 
+fn cut_off_text(policy: WireCutOff) -> &'static str {
+    match policy {
+        WireCutOff::Unspecified | WireCutOff::ReapplyIfUnchanged => "reapply_if_unchanged",
+        WireCutOff::Discard => "discard",
+        WireCutOff::Hold => "hold",
+    }
+}
+
 fn info_json(info: &NamespaceInfo) -> Value {
     let policy = info.policy.clone().unwrap_or_default();
     json!({
@@ -221,6 +255,7 @@ fn info_json(info: &NamespaceInfo) -> Value {
         "dedup_age_ms": policy.dedup_age_ms,
         "log_bytes": policy.log_bytes,
         "log_age_ms": policy.log_age_ms,
+        "cut_off": cut_off_text(policy.cut_off()),
     })
 }
 

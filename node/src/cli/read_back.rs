@@ -48,6 +48,7 @@ impl Recorded {
                 .with_context(|| format!("the request log of shard {shard}"))?;
             match event {
                 Some(LogEvent::Record(record)) => self.log.push(*record),
+                Some(LogEvent::Progress { .. }) => {}
                 Some(LogEvent::Gap { first_version }) => {
                     bail!("the log of shard {shard} is kept only from version {first_version} on")
                 }
@@ -61,7 +62,7 @@ impl Recorded {
 pub fn request_of(record: &LogRecord) -> Option<RequestId> {
     let made = matches!(
         record.kind(),
-        Kind::Request | Kind::Conflict | Kind::RecordedAgain
+        Kind::Request | Kind::Conflict | Kind::RecordedAgain | Kind::Discarded
     );
     let WireRequestId {
         client_id,
@@ -75,5 +76,5 @@ pub fn request_of(record: &LogRecord) -> Option<RequestId> {
 
 /// Whether the record only keeps what a failover cut off, and changes nothing that a client could read.
 pub fn is_conflict(record: &LogRecord) -> bool {
-    record.kind() == Kind::Conflict
+    matches!(record.kind(), Kind::Conflict | Kind::Discarded)
 }

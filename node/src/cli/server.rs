@@ -151,7 +151,11 @@ fn ports(base: u16) -> impl Iterator<Item = Given> {
 }
 
 fn warn_if_open(listen: &Listen) {
-    for address in [&listen.public, &listen.internal, &listen.admin] {
+    warn_of_open([&listen.public, &listen.internal, &listen.admin]);
+}
+
+pub(super) fn warn_of_open<'a>(addresses: impl IntoIterator<Item = &'a String>) {
+    for address in addresses {
         if !is_loopback(address) {
             tracing::warn!(%address, "insecure: others can connect, in plain text and without authentication");
         }
@@ -200,14 +204,14 @@ fn tell_ports(role: &str, bound: &Bound, print: bool) {
 }
 
 /// The signals that end a server, and the end of its parent.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     parent: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new(watch_parent: bool) -> Result<Signals, Trouble> {
+    pub(super) fn new(watch_parent: bool) -> Result<Signals, Trouble> {
         let failed = |error: std::io::Error| {
             Trouble::new(
                 Exit::Failed,
@@ -267,7 +271,7 @@ async fn parent_ended(parent: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-async fn until_the_end(
+pub(super) async fn until_the_end(
     running: impl Future<Output = Result<(), RoleError>>,
     mut signals: Signals,
     stopper: Stopper,
@@ -294,7 +298,7 @@ async fn until_the_end(
     }
 }
 
-fn ended(result: Result<(), RoleError>, role: &str) -> Ended {
+pub(super) fn ended(result: Result<(), RoleError>, role: &str) -> Ended {
     match result {
         Ok(()) => {
             tracing::info!(role, "stopped");

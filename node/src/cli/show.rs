@@ -245,7 +245,7 @@ pub fn change_text(change: &v1::ObjectChange) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-fn op_json(op: &v1::Op) -> Value {
+pub fn op_json(op: &v1::Op) -> Value {
     use v1::op::Kind;
     match &op.kind {
         Some(Kind::Put(op)) => {
@@ -294,6 +294,7 @@ pub fn kind_text(kind: v1::log_record::Kind) -> &'static str {
         Kind::Expiry => "expiry",
         Kind::Conflict => "conflict",
         Kind::RecordedAgain => "recorded_again",
+        Kind::Discarded => "discarded",
     }
 }
 
@@ -314,7 +315,14 @@ pub fn record_json(record: &v1::LogRecord) -> Value {
         "outcome": outcome.as_ref().map(|outcome| Value::Object(outcome_fields(outcome))),
         "changes": record.changes.iter().map(change_json).collect::<Vec<_>>(),
         "checksum": format!("{:016x}", record.checksum),
+        "resolves": record.resolves.as_ref().and_then(resolved),
     })
+}
+
+/// The conflict that a request resolves, without its shard: that of the record.
+fn resolved(wire: &v1::ConflictId) -> Option<Value> {
+    let id = wire.request_id.as_ref().and_then(request_id)?;
+    Some(json!({ "request_id": id.to_string(), "cut_off": pair_json(pair(wire.cut_off)) }))
 }
 
 /// One line: position, kind, request, what changed.

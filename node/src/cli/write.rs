@@ -92,7 +92,7 @@ pub async fn send_all(context: &Context, write: Write, flags: &WriteFlags, what:
     Ok(exit)
 }
 
-fn told(output: Output, written: &Written) -> Ended {
+pub fn told(output: Output, written: &Written) -> Ended {
     output.print(&written_json(written), || written_rows(written))?;
     Ok(exit_of(written))
 }

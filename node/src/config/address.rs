@@ -113,16 +113,19 @@ impl Checks {
             ("listen.admin", &listen.admin),
         ];
         for (key, address) in places {
-            if let Err(why) = split_address(address) {
-                self.bad(key, Some(&why));
-                continue;
-            }
-            let why = format!(
-                "{address} is not loopback and this build speaks plain text without authentication; listen on \
-                 127.0.0.1, or set insecure = true (--insecure) on a network that you trust"
-            );
-            self.that(key, insecure || is_loopback(address), &why);
+            self.listens(key, address, insecure);
         }
+    }
+
+    pub fn listens(&mut self, key: &str, address: &str, insecure: bool) {
+        if let Err(why) = split_address(address) {
+            return self.bad(key, Some(&why));
+        }
+        let why = format!(
+            "{address} is not loopback and this build speaks plain text without authentication; listen on \
+             127.0.0.1, or set insecure = true (--insecure) on a network that you trust"
+        );
+        self.that(key, insecure || is_loopback(address), &why);
     }
 
     pub fn advertised(&mut self, key: &str, address: &str, from_key: &str, from: &str) {

@@ -3,7 +3,7 @@
 //! A key that does not exist is an error naming the nearest one that does. All problems of all layers are told at once.
 
 use super::section::{Described, Section, described};
-use super::{ClientConfig, ManagerConfig, NodeConfig, Problem};
+use super::{AgentConfig, ClientConfig, ManagerConfig, NodeConfig, Problem};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -185,6 +185,7 @@ fn mistyped(environment: &[(String, String)]) -> Vec<Problem> {
         described::<ManagerConfig>(),
         described::<NodeConfig>(),
         described::<ClientConfig>(),
+        described::<AgentConfig>(),
     ];
     let settings = of_roles.iter().flatten().map(|each| variable(&each.key));
     let files = ["UNDERSTUDY_CONFIG", "UNDERSTUDY_CLIENT_CONFIG"].map(str::to_string);

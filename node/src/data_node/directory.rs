@@ -10,7 +10,8 @@ use std::sync::Arc;
 use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
 use understudy_protocol::effect::{Assignment, ClientSession, Clients, Keep};
 use understudy_protocol::tables::{
-    Binding, Change, Changed, Namespace, NodeEntry, SessionState, ShardEntry, Tables,
+    Binding, Change, Changed, ConflictPolicy, Namespace, NodeEntry, SessionState, ShardEntry,
+    Tables,
 };
 
 /// What the node knows of the cluster.
@@ -43,6 +44,14 @@ impl Clients for KnownClients {
 
     fn keep(&self, shard: ShardId) -> Keep {
         self.0.read().keep(shard)
+    }
+
+    fn conflicts(&self, shard: ShardId) -> ConflictPolicy {
+        let directory = self.0.read();
+        let namespace = directory.namespace_of(shard);
+        namespace.map_or(ConflictPolicy::default(), |namespace| {
+            namespace.settings.conflicts
+        })
     }
 }
 
@@ -100,10 +109,14 @@ impl Directory {
 
     /// Which outcomes the shard's namespace keeps.
     pub fn keep(&self, shard: ShardId) -> Keep {
+        let namespace = self.namespace_of(shard);
+        namespace.map_or(Keep::default(), |namespace| namespace.settings.keep())
+    }
+
+    fn namespace_of(&self, shard: ShardId) -> Option<&Arc<Namespace>> {
         let namespace = self.shards.get(&shard).map(|entry| entry.namespace);
         let mut all = self.by_name.values();
-        let namespace = all.find(|other| Some(other.id) == namespace);
-        namespace.map_or(Keep::default(), |namespace| namespace.settings.keep())
+        all.find(|other| Some(other.id) == namespace)
     }
 
     /// Public addresses of the managers.

@@ -1,7 +1,7 @@
 //! The node's heartbeats: sends each when it is due, to the manager that is asked next, and takes the answers.
 //!
 //! A node beats only while it makes progress: its disk accepted a synced write and its shard threads turned within a
-//! second. So a hung disk costs the leases, like a dead node.
+//! second. So a hung disk costs the leases, like a dead node. That its store takes no writes any more it tells all the same.
 
 use super::Node;
 use crate::clock;

@@ -19,12 +19,12 @@ pub use store::StoreStart;
 use crate::admin::Readiness;
 use crate::channels::Channels;
 use crate::clock;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, StartedBy};
 use crate::data_folder::{DataFolder, Role};
 use crate::listening::{self, connections};
 use crate::manager::dial_plain;
 use crate::peers::Peers;
-use crate::process::{Process, RoleError, Stop, advertised};
+use crate::process::{Process, RoleError, Stop, advertised, boot_id};
 use crate::reflection::add_standard_services;
 use crate::rpc::control::RegisterRequest;
 use crate::rpc::{
@@ -35,6 +35,7 @@ use crate::shard::ShardHost;
 use crate::shard::driver::Outside;
 use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
+use std::io::{BufRead, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -82,6 +83,8 @@ impl std::fmt::Debug for Node {
 
 /// How long one call to a manager may take.
 const CALL_LIMIT: Duration = Duration::from_secs(2);
+/// The agent writes the process id right after the start.
+const AGENT_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 /// When a node that stops hands nothing over for so long, there is no other to take it: the cluster stops. Longer than a
@@ -156,6 +159,13 @@ fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Regis
         outside => outside.to_string(),
     };
     let internal = advertised(&config.advertise.internal, process.bound.internal);
+    let (launch, agent) = match is_child_of(&config.agent) {
+        true => (
+            config.agent.launch_id.clone(),
+            config.agent.address.as_str(),
+        ),
+        false => (format!("{:032x}", rand::random::<u128>()), ""),
+    };
     Registration {
         name: name_of(config),
         store,
@@ -167,9 +177,36 @@ fn registration(config: &NodeConfig, process: &Process, store: StoreId) -> Regis
         site: config.site.clone(),
         labels: config.labels.clone(),
         capacity: 1,
-        launch: LaunchId(format!("{:032x}", rand::random::<u128>())),
+        launch: LaunchId(launch),
         boot: BootId(boot_id()),
+        agent: agent.to_string(),
     }
+}
+
+/// Whether an agent started exactly this process, so that it sees its end. What a script started inherits the script's
+/// environment, and may have the agent as its parent once the script has ended; it does not have the process id that the
+/// agent wrote into the pipe.
+fn is_child_of(agent: &StartedBy) -> bool {
+    if agent.launch_id.is_empty() || agent.pid == 0 {
+        return false;
+    }
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_pid().cast_unsigned());
+    let (tell, told) = std::sync::mpsc::channel();
+    // A thread, since the agent may hang; it ends with the process at the latest.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = std::io::stdin().lock().take(16).read_line(&mut line);
+        let _ = tell.send(line);
+    });
+    let line = told.recv_timeout(AGENT_PATIENCE).unwrap_or_default();
+    let ours = std::process::id();
+    let is_child = parent == Some(agent.pid) && line.trim_end().parse::<u32>().ok() == Some(ours);
+    if !is_child {
+        tracing::warn!(
+            "an agent's child started this process, or the agent is gone: no exit of it is reported"
+        );
+    }
+    is_child
 }
 
 /// The configured name, or else the machine's.
@@ -181,11 +218,6 @@ fn name_of(config: &NodeConfig) -> String {
             .into_owned(),
         name => name.to_string(),
     }
-}
-
-fn boot_id() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    text.map(|id| id.trim().to_string()).unwrap_or_default()
 }
 
 /// Tries until a manager takes it. `None`: told to stop before that. `patience`: how long the name may still be that of the

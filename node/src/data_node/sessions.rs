@@ -97,7 +97,7 @@ impl Sessions {
                     Ok(())
                 }
                 Ok(NodeResponse::Session(_)) => Err(ended()),
-                Ok(NodeResponse::Taken) => {
+                Ok(NodeResponse::Exit(_)) => {
                     Err(Failure::no(Reason::Internal, "an answer of another kind"))
                 }
                 // The write itself was not begun.

@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClusterId, CopyId, NodeId, ProcessId, ShardId};
-use understudy_protocol::control::message::{ExitReport, HeartbeatAnswer, HeartbeatRequest};
-use understudy_protocol::control::{Action, ControlSettings, Controller, Input};
-use understudy_protocol::tables::{Command, SettingsChange};
+use understudy_protocol::control::message::{HeartbeatAnswer, HeartbeatRequest};
+use understudy_protocol::control::{Action, ControlSettings, Controller, FailoverProgress, Input};
+use understudy_protocol::tables::{Command, SettingsChange, Tables};
 
 /// What waits for the task; beyond it callers are told `OVERLOADED`.
 const EVENTS_MAX: usize = 16_384;
@@ -67,6 +67,10 @@ pub(super) enum Event {
         answer: oneshot::Sender<bool>,
     },
     Orphans(oneshot::Sender<Option<BTreeMap<NodeId, u64>>>),
+    Failover {
+        shard: ShardId,
+        answer: oneshot::Sender<Option<FailoverProgress>>,
+    },
 }
 
 impl Duty {
@@ -101,11 +105,6 @@ impl Duty {
         })
     }
 
-    /// An agent saw a process end.
-    pub fn report_exit(&self, report: ExitReport) -> Result<(), Failure> {
-        self.send(Event::Tell(Input::ExitReport(report)))
-    }
-
     /// Has an effect at the leader only.
     pub(super) async fn answer(&self, question: DutyQuestion) -> Result<DutyAnswer, Failure> {
         match question {
@@ -127,6 +126,16 @@ impl Duty {
                 let orphans = answered.await.ok().flatten();
                 let orphans = orphans.ok_or_else(|| not_leader(&"it stepped down"))?;
                 Ok(DutyAnswer::Orphans(orphans))
+            }
+            DutyQuestion::Exit(report) => {
+                self.send(Event::Tell(Input::ExitReport(report)))?;
+                Ok(DutyAnswer::Taken)
+            }
+            DutyQuestion::Failover { shard } => {
+                let (answer, answered) = oneshot::channel();
+                self.send(Event::Failover { shard, answer })?;
+                let progress = answered.await.map_err(|_| not_leader(&"it stops"))?;
+                Ok(DutyAnswer::Failover(progress))
             }
         }
     }
@@ -202,6 +211,11 @@ impl Worker {
                 Event::Orphans(answer) => {
                     // Who asked may have given up meanwhile.
                     let _ = answer.send(self.controller.orphans());
+                }
+                Event::Failover { shard, answer } => {
+                    let controller = &self.controller;
+                    let look = |tables: &Tables| controller.failover(clock::now(), tables, shard);
+                    let _ = answer.send(self.group.view().look(look));
                 }
                 Event::Beat { request, answer } => {
                     self.waiting
@@ -319,6 +333,7 @@ impl Worker {
             Action::Seal(request) => self.errands.seal(request),
             Action::HandOver(request) => self.errands.hand_over(request),
             Action::Warn(warning) => tracing::warn!(?warning, "the leading manager"),
+            Action::Restart(request) => self.errands.restart(request),
         }
     }
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
-use understudy_proto::v1::ControlRequest;
+use understudy_proto::v1::agent_client::AgentClient;
 use understudy_proto::v1::replica_client::ReplicaClient;
+use understudy_proto::v1::{ControlRequest, ProcessRequest};
 use understudy_proto::{ClientId, ProcessId, RequestId, Sequence};
 use understudy_protocol::control::Input;
-use understudy_protocol::control::message::{self, HandOverRequest, SealRequest};
+use understudy_protocol::control::message::{self, HandOverRequest, RestartRequest, SealRequest};
 use understudy_protocol::tables::{Command, Envelope};
 
 /// Proposals under way; beyond it a further one is dropped, and made again later.
@@ -25,6 +26,10 @@ const PROPOSAL_LIMIT: Duration = Duration::from_secs(5);
 /// Calls to nodes under way; beyond it a further one is dropped, and made again later.
 const CALLS_MAX: usize = 1_024;
 const SEAL_LIMIT: Duration = Duration::from_secs(2);
+/// A process that is silent for long is not waited for when it has to stop.
+const RESTART_GRACE: Duration = Duration::from_secs(1);
+/// That, the kill, and some time for the answer.
+const RESTART_LIMIT: Duration = Duration::from_secs(8);
 
 pub(super) struct Errands {
     group: Group,
@@ -98,6 +103,37 @@ impl Errands {
                 message::decode(answer).map(Input::HandOverAnswer),
                 to,
             );
+        });
+    }
+
+    /// Asks the agent of a silent process to start it anew. Its answer changes nothing here: the process registers, or is
+    /// asked about again.
+    pub(super) fn restart(&self, request: RestartRequest) {
+        let (node, agent) = (request.process.node, request.agent);
+        tracing::warn!(%node, agent, "asks the agent to restart a process that is down or cannot write");
+        let Ok(permit) = self.calls.clone().try_acquire_owned() else {
+            return;
+        };
+        let channel = match self.group.links().channel(&agent, Lane::Calls) {
+            Ok(channel) => channel,
+            Err(why) => return tracing::warn!(%node, agent, why, "that is no address of an agent"),
+        };
+        tokio::spawn(async move {
+            let _permit = permit;
+            let wish = ProcessRequest {
+                launch_id: request.launch.0,
+                grace_ms: RESTART_GRACE.as_millis() as u64,
+                ..ProcessRequest::default()
+            };
+            let mut client = AgentClient::new(channel);
+            match tokio::time::timeout(RESTART_LIMIT, client.restart(wish)).await {
+                Ok(Ok(_)) => tracing::info!(%node, agent, "the agent restarted the process"),
+                Ok(Err(status)) => {
+                    let why = status.message();
+                    tracing::warn!(%node, agent, why, "the agent did not restart the process");
+                }
+                Err(_) => tracing::warn!(%node, agent, "the agent did not answer in time"),
+            }
         });
     }
 

@@ -16,6 +16,8 @@ use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::ForwardRequest;
 use understudy_proto::v1::forward_request::Kind;
 use understudy_proto::{CopyId, NodeId, ShardId};
+use understudy_protocol::control::FailoverProgress;
+use understudy_protocol::control::message::ExitReport;
 use understudy_protocol::tables::{Answer, Envelope, Refusal};
 
 /// A change of the managers.
@@ -26,18 +28,24 @@ pub(crate) enum ManagerChange {
 }
 
 /// What only the leader knows of the nodes, or does with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DutyQuestion {
     /// A person wants that copy to be primary.
     Transfer { shard: ShardId, target: CopyId },
     /// How many orphan records each node told of.
     Orphans,
+    /// An agent saw a process end.
+    Exit(ExitReport),
+    /// What the shard's failover waits for.
+    Failover { shard: ShardId },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DutyAnswer {
     Taken,
     Orphans(BTreeMap<NodeId, u64>),
+    /// `None`: none is under way.
+    Failover(Option<FailoverProgress>),
 }
 
 /// A question with the time that is left for it.

@@ -432,10 +432,13 @@ impl Group {
         question: DutyQuestion,
         limit: Duration,
     ) -> Result<DutyAnswer, Failure> {
-        self.at_the_leader(limit, |leader, left| async move {
-            match leader {
-                Leader::Here => self.duty_here(question).await,
-                Leader::At(node) => Forwarded::duty(self, &node, &question, left).await,
+        self.at_the_leader(limit, |leader, left| {
+            let question = question.clone();
+            async move {
+                match leader {
+                    Leader::Here => self.duty_here(question).await,
+                    Leader::At(node) => Forwarded::duty(self, &node, &question, left).await,
+                }
             }
         })
         .await

@@ -5,6 +5,7 @@
 
 mod change;
 mod codec;
+mod describe;
 mod duty;
 mod errand;
 mod flush;

@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::cluster_server::Cluster;
-use understudy_proto::v1::namespace_policy::Mode;
+use understudy_proto::v1::namespace_policy::{CutOff, Mode};
 use understudy_proto::v1::*;
 use understudy_proto::{CopyId, Epoch, NodeId, ShardId, limits};
 use understudy_protocol::tables::{
-    Answer, Command, Namespace, NamespaceSettings, NodeEntry, NodeState, Policy, Refusal,
-    SessionState, ShardEntry, Tables,
+    Answer, Command, ConflictPolicy, Namespace, NamespaceSettings, NodeEntry, NodeState, Policy,
+    Refusal, SessionState, ShardEntry, Tables,
 };
 
 /// Sessions in one answer.
@@ -28,7 +28,7 @@ const ORPHANS_LIMIT: Duration = Duration::from_secs(1);
 /// The service on a manager's public port.
 #[derive(Clone, Debug)]
 pub struct ClusterServer {
-    desk: Arc<Desk>,
+    pub(super) desk: Arc<Desk>,
 }
 
 impl ClusterServer {
@@ -142,6 +142,12 @@ fn settings(
             Mode::InSync => Policy::InSync,
         },
         min_in_sync: or(policy.min_in_sync, base.min_in_sync),
+        conflicts: match policy.cut_off() {
+            CutOff::Unspecified => base.conflicts,
+            CutOff::ReapplyIfUnchanged => ConflictPolicy::ReapplyIfUnchanged,
+            CutOff::Discard => ConflictPolicy::Discard,
+            CutOff::Hold => ConflictPolicy::HoldForAPerson,
+        },
         sites: if policy.sites.is_empty() {
             base.sites
         } else {
@@ -431,6 +437,51 @@ impl Cluster for ClusterServer {
             .await?;
         Ok(Response::new(DeclareStoreLostResponse { revision }))
     }
+
+    async fn drain_node(
+        &self,
+        request: Request<DrainNodeRequest>,
+    ) -> Result<Response<DrainNodeResponse>, Status> {
+        let limit = limit(&request);
+        let DrainNodeRequest { node, undo } = request.into_inner();
+        let command = Command::DrainNode {
+            node: NodeId(node),
+            drain: !undo,
+        };
+        // Said again it changes nothing, so it needs no id of the caller's.
+        let revision = self.desk.done(None, command, limit).await?;
+        Ok(Response::new(DrainNodeResponse { revision }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
+        let limit = limit(&request);
+        let node = NodeId(request.into_inner().node);
+        let command = Command::RemoveNode { node };
+        // Said again it changes nothing, so it needs no id of the caller's.
+        let revision = self.desk.done(None, command, limit).await?;
+        Ok(Response::new(RemoveNodeResponse { revision }))
+    }
+
+    async fn show_promotion(
+        &self,
+        request: Request<ShowPromotionRequest>,
+    ) -> Result<Response<ShowPromotionResponse>, Status> {
+        let limit = limit(&request);
+        Ok(Response::new(self.show(request.into_inner(), limit).await?))
+    }
+
+    async fn force_promotion(
+        &self,
+        request: Request<ForcePromotionRequest>,
+    ) -> Result<Response<ForcePromotionResponse>, Status> {
+        let limit = limit(&request);
+        Ok(Response::new(
+            self.force(request.into_inner(), limit).await?,
+        ))
+    }
 }
 
 /// The shard's epoch, and the copy to promote; `None` when it is the primary already.
@@ -529,6 +580,11 @@ fn shard_infos<'a>(tables: &'a Tables, row: &'a Namespace) -> impl Iterator<Item
             old_epoch: cut.old_epoch.0,
             cut: Some(pair(cut.cut)),
             nodes: nodes(&cut.stores),
+            store_ids: cut
+                .stores
+                .iter()
+                .map(|copy| copy.store.to_bytes().to_vec().into())
+                .collect(),
         };
         Some(ShardInfo {
             shard: shard.0,

@@ -4,7 +4,7 @@
 //! a node and a manager exchange, are defined here. A call of another cluster is refused; only a first registration may
 //! come without a cluster id.
 
-use crate::manager::{Duty, Group, View};
+use crate::manager::{Duty, DutyQuestion, Group, View};
 use bytes::Bytes;
 use futures::Stream;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -18,7 +18,9 @@ use understudy_proto::v1::heartbeat_server::Heartbeat;
 use understudy_proto::v1::{ControlRequest, ControlResponse};
 use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Revision};
 use understudy_protocol::control::message::{self, ExitReport};
-use understudy_protocol::tables::{Answer, Change, Command, Envelope, Registration, Session};
+use understudy_protocol::tables::{
+    Answer, Change, Command, Envelope, LaunchId, Registration, Session,
+};
 
 /// How long a command of a node may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -47,14 +49,26 @@ pub struct RegisterResponse {
 pub enum NodeRequest {
     /// A client that no table knows yet; answered with its session.
     RegisterSession { id: RequestId, client: ClientId },
-    /// An agent saw a process end; only the leader takes it.
+    /// An agent saw a process end; passed on to the leader.
     Exit(ExitReport),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeResponse {
     Session(Session),
-    Taken,
+    /// What the manager that was asked knows of that exit by then.
+    Exit(ExitKnown),
+}
+
+/// Where the report of an exit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitKnown {
+    /// It is in the tables: nothing more has to be told.
+    Ended,
+    /// The process is in the tables as one that may run.
+    NotYet,
+    /// No node's newest process was launched so: it did not register yet, or a later one did.
+    Unknown,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,13 +142,21 @@ impl HeartbeatServer {
                 }
             }
             NodeRequest::Exit(report) => {
-                if !self.group.leader().here {
-                    return Err(super::tables::not_leading(&self.group));
-                }
-                self.duty.report_exit(report)?;
-                Ok(NodeResponse::Taken)
+                let launch = report.launch.clone();
+                self.group.duty(DutyQuestion::Exit(report), LIMIT).await?;
+                Ok(NodeResponse::Exit(self.known_of(&launch)?))
             }
         }
+    }
+
+    /// By this manager's own tables, which may be behind the leader's: whoever asked asks again.
+    fn known_of(&self, launch: &LaunchId) -> Result<ExitKnown, Failure> {
+        let view = self.group.stale()?;
+        Ok(view.look(|tables| match tables.launched(launch) {
+            Some(node) if node.ended >= node.incarnation => ExitKnown::Ended,
+            Some(_) => ExitKnown::NotYet,
+            None => ExitKnown::Unknown,
+        }))
     }
 }
 
@@ -193,8 +215,13 @@ impl Heartbeat for HeartbeatServer {
         request: Request<ControlRequest>,
     ) -> Result<Response<ControlResponse>, Status> {
         let request = request.into_inner();
-        self.check(&request)?;
-        encode(&self.answer(decode(&request)?).await?)
+        let asked = decode(&request)?;
+        // An agent is of a machine and of no cluster; what it names was drawn at random and is nobody else's.
+        let of_agent = matches!(asked, NodeRequest::Exit(_)) && request.cluster_id.is_empty();
+        if !of_agent {
+            self.check(&request)?;
+        }
+        encode(&self.answer(asked).await?)
     }
 
     type FollowStream = Pin<Box<dyn Stream<Item = Result<ControlResponse, Status>> + Send>>;

@@ -1,9 +1,10 @@
 //! Records as followers of the request log see them: the request side and the processing side (old and new values).
 
-use super::wire::{outcome, pair, request_id, value};
+use super::wire::{conflict_id, outcome, pair, request_id, value};
 use bytes::Bytes;
 use understudy_proto::v1;
 use understudy_protocol::change::{Change, ComponentChange, ObjectChange};
+use understudy_protocol::conflict::{is_reserved, parse_conflict_key};
 use understudy_protocol::expiry::ClientExpiry;
 use understudy_protocol::object::Value;
 use understudy_protocol::record::{Body, EncodedRecord, Record, RequestBody};
@@ -42,7 +43,10 @@ pub(super) fn log_record(encoded: &EncodedRecord) -> Result<v1::LogRecord, Store
             request(*body, &mut out);
         }
         Body::Conflict(body) => {
-            out.set_kind(v1::log_record::Kind::Conflict);
+            out.set_kind(match body.change {
+                Some(_) => v1::log_record::Kind::Conflict,
+                None => v1::log_record::Kind::Discarded,
+            });
             out.conflict_reason = body.conflict.reason.as_str().to_string();
             let cut_off = body.conflict.cut_off;
             if let Body::Request(body) = cut_off.body {
@@ -56,11 +60,21 @@ pub(super) fn log_record(encoded: &EncodedRecord) -> Result<v1::LogRecord, Store
 
 fn request(body: RequestBody, out: &mut v1::LogRecord) {
     let keys: Vec<Bytes> = body.ops.iter().map(|op| op.key().clone()).collect();
+    out.resolves = keys
+        .iter()
+        .find_map(|key| parse_conflict_key(key))
+        .map(conflict_id);
     out.request_id = Some(request_id(body.id));
-    out.changes = body.changes.iter().map(object_change).collect();
+    // What the protocol keeps among the objects is nobody's object.
+    let mut changes = body.changes;
+    changes.retain(|change| !is_reserved(&change.key));
+    out.changes = changes.iter().map(object_change).collect();
     out.outcome = Some(outcome(body.outcome, &keys));
-    out.ops = body.ops.into_iter().map(op).collect();
-    out.preconditions = body.preconditions.into_iter().map(precondition).collect();
+    let (mut ops, mut conditions) = (body.ops, body.preconditions);
+    ops.retain(|op| !is_reserved(op.key()));
+    conditions.retain(|condition| !is_reserved(condition.key()));
+    out.ops = ops.into_iter().map(op).collect();
+    out.preconditions = conditions.into_iter().map(precondition).collect();
     out.earlier = body.earlier.into_iter().map(pair).collect();
 }
 

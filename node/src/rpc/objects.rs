@@ -21,6 +21,7 @@ use understudy_proto::limits::{
 use understudy_proto::v1::objects_client::ObjectsClient;
 use understudy_proto::v1::objects_server::Objects;
 use understudy_proto::{NodeId, Pair, Sequence, ShardId, v1};
+use understudy_protocol::conflict::resolution;
 use understudy_protocol::effect::{Answer, Level};
 use understudy_protocol::request::{Op, Request as ShardRequest};
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel};
@@ -68,7 +69,12 @@ impl ObjectsServer {
                 format!("at most {} secondaries", COPIES_MAX - 1),
             ));
         }
-        let content = wire::to_content(
+        let shown = asked.resolves.map(wire::to_shown).transpose()?;
+        let to_content = match shown {
+            Some(_) => wire::to_resolution,
+            None => wire::to_content,
+        };
+        let content = to_content(
             asked.ops,
             asked.preconditions,
             asked.shard,
@@ -84,13 +90,11 @@ impl ObjectsServer {
             Vec::new()
         };
         let answered = Sequence(asked.answered_upto);
-        let request = ShardRequest::new(
-            id,
-            namespace.id,
-            content.ops,
-            content.preconditions,
-            answered,
-        );
+        let (ops, preconditions) = (content.ops, content.preconditions);
+        let request = match shown {
+            None => ShardRequest::new(id, namespace.id, ops, preconditions, answered),
+            Some(shown) => resolution(id, namespace.id, shown, ops, preconditions, answered),
+        };
         let deadline = clock::now() + Length::from_millis(wire::deadline_ms(asked.deadline_ms));
         Ok(CheckedWrite {
             shard,

@@ -280,6 +280,8 @@ fn encode_fate(fate: Fate) -> v1::submitted::Fate {
         FateKind::Conflict(ConflictReason::OutcomeConflict) => Kind::ConflictOutcome,
         FateKind::Conflict(ConflictReason::MayHaveRun) => Kind::ConflictMayHaveRun,
         FateKind::Conflict(ConflictReason::CannotBeTold) => Kind::ConflictCannotBeTold,
+        FateKind::Conflict(ConflictReason::ByPolicy) => Kind::ConflictByPolicy,
+        FateKind::Discarded => Kind::Discarded,
     };
     v1::submitted::Fate {
         pair: Some(pair(fate.pair)),
@@ -298,6 +300,8 @@ fn decode_fate(m: v1::submitted::Fate) -> Result<Fate, Malformed> {
         Kind::ConflictOutcome => FateKind::Conflict(ConflictReason::OutcomeConflict),
         Kind::ConflictMayHaveRun => FateKind::Conflict(ConflictReason::MayHaveRun),
         Kind::ConflictCannotBeTold => FateKind::Conflict(ConflictReason::CannotBeTold),
+        Kind::ConflictByPolicy => FateKind::Conflict(ConflictReason::ByPolicy),
+        Kind::Discarded => FateKind::Discarded,
         Kind::Unspecified => return Err(Malformed("fate of an orphan")),
     };
     Ok(Fate {
@@ -378,4 +382,98 @@ fn decode_delta(m: v1::DeltaChunk) -> Result<DeltaChunk, Malformed> {
             .collect::<Result<_, Malformed>>()?,
         dedup,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use understudy_proto::{NodeId, StoreId};
+    use understudy_protocol::object::LastWrite;
+    use understudy_protocol::request::{Outcome, plain_object};
+
+    const SHARD: ShardId = ShardId(6);
+
+    fn from() -> CopyId {
+        CopyId {
+            node: NodeId(2),
+            store: StoreId(9),
+        }
+    }
+
+    fn chunk() -> DeltaChunk {
+        let id = |client, sequence| RequestId {
+            client: ClientId(client),
+            sequence: Sequence(sequence),
+        };
+        let last = LastWrite {
+            pair: Pair::new(2, 9),
+            request: id(5, 6),
+        };
+        let entry = DedupEntry {
+            pair: last.pair,
+            fingerprint: 7,
+            outcome: Outcome::Applied(Vec::new()),
+            conflicts: vec![Pair::new(1, 8)],
+        };
+        let object = plain_object(Bytes::from_static(b"v"), last);
+        DeltaChunk {
+            epoch: Epoch(2),
+            stream: 3,
+            continues: CopyProgress::Objects { after: None },
+            then: CopyProgress::Dedup {
+                after: Some(id(5, 6)),
+            },
+            since: Pair::new(1, 4),
+            upto: Pair::new(2, 9),
+            checksum: 11,
+            epoch_starts: vec![Pair::new(1, 1), Pair::new(2, 8)],
+            at: Pair::new(2, 10),
+            objects: vec![
+                (Bytes::from_static(b"gone"), None),
+                (Bytes::from_static(b"here"), Some(object)),
+            ],
+            // The shard's own state has client 0, that of a client number 0.
+            dedup: vec![
+                (id(0, 0), Some(entry.clone())),
+                (id(5, 0), Some(entry)),
+                (id(5, 6), None),
+                (id(8, 6), None),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_piece_of_a_delta_survives_the_wire() {
+        let sent = Message::Delta(chunk());
+        let message = encode(SHARD, sent.clone());
+        let Some(Kind::Delta(delta)) = &message.kind else {
+            panic!("{message:?}");
+        };
+        assert_eq!(
+            delta.dedup.len(),
+            3,
+            "the numbers of a client stand together"
+        );
+        assert_eq!(decode(from(), message), Ok((SHARD, sent)));
+    }
+
+    #[test]
+    fn a_malformed_piece_of_a_delta_is_refused() {
+        let mutilated = |change: fn(&mut v1::DeltaChunk)| {
+            let mut delta = encode_delta(chunk());
+            change(&mut delta);
+            let message = v1::PeerMessage {
+                shard: SHARD.0,
+                kind: Some(Kind::Delta(delta)),
+            };
+            decode(from(), message)
+        };
+        assert!(mutilated(|_| ()).is_ok());
+        assert!(mutilated(|delta| delta.continues = Bytes::new()).is_err());
+        assert!(mutilated(|delta| delta.then = Bytes::from_static(b"\x09")).is_err());
+        assert!(mutilated(|delta| delta.dedup[0].client = Bytes::from_static(b"short")).is_err());
+        assert!(mutilated(|delta| delta.dedup[1].sequences.push(9)).is_err());
+        assert!(mutilated(|delta| delta.dedup[0].entries[0] = Bytes::from_static(b"x")).is_err());
+        assert!(mutilated(|delta| delta.objects[1].object = Bytes::from_static(b"x")).is_err());
+    }
 }

@@ -13,9 +13,14 @@ use understudy_proto::v1::replica_server::Replica;
 use understudy_proto::v1::replication_server::Replication;
 use understudy_proto::v1::{ControlRequest, ControlResponse, DeliverEnd, PeerBatch};
 use understudy_proto::{ClusterId, CopyId, NodeId, StoreId};
+use understudy_protocol::control::describe::{
+    DescribeAnswer, DescribeRequest, DescribedCopy, LogEnd, beyond,
+};
 use understudy_protocol::control::message::{
     self, HandOverAnswer, HandOverOutcome, HandOverRequest, SealAnswer, SealOutcome, SealRequest,
 };
+use understudy_protocol::shard::ReadLevel;
+use understudy_protocol::store::Stored;
 
 /// The service that other nodes deliver to.
 #[derive(Debug)]
@@ -118,6 +123,48 @@ impl Replica for ReplicaServer {
             hand_overs,
         }))
     }
+
+    async fn describe(
+        &self,
+        request: Request<ControlRequest>,
+    ) -> Result<Response<ControlResponse>, Status> {
+        let request = request.into_inner();
+        check_cluster(&self.node, &request.cluster_id)?;
+        let asked: DescribeRequest = decode(&request)?;
+        check_process(&self.node, asked.to)?;
+        respond(message::encode(&DescribeAnswer {
+            from: self.node.me,
+            copy: describe(&self.node, asked).await?,
+        }))
+    }
+}
+
+/// `None`: there is no copy that can be read.
+async fn describe(node: &Node, asked: DescribeRequest) -> Result<Option<DescribedCopy>, Status> {
+    let Ok(view) = node.host.view(asked.shard, ReadLevel::Any).await else {
+        return Ok(None);
+    };
+    let (log, report) = (view.log, view.report);
+    let mine = LogEnd {
+        last: report.durable,
+        epoch_starts: log.epoch_starts,
+    };
+    let (database, own) = (node.database.clone(), mine.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let stored: &dyn Stored = &*database;
+        beyond(stored, asked.shard, log.generation, log.base, &own, &asked)
+    });
+    let read = reading
+        .await
+        .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
+    let beyond = read.map_err(|error| Failure::no(Reason::StorageFailed, error.to_string()))?;
+    Ok(Some(DescribedCopy {
+        log: mine,
+        promise: report.promise,
+        complete: report.complete,
+        orphans: report.orphans,
+        beyond,
+    }))
 }
 
 fn check_cluster(node: &Node, bytes: &[u8]) -> Result<(), Status> {

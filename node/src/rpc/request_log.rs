@@ -1,10 +1,11 @@
 //! The `RequestLog` service of a data node: a shard's log from a version on, outcomes by request id, and orphans.
 //!
-//! `Follow` works at the shard's primary; another node passes it on. Only durable records are shown.
+//! `Follow` ([`super::follow`]) works at the shard's primary; another node passes it on. Only durable records are shown.
 
+use super::follow::{Filter, LogReader, follow};
 use super::log_wire::log_record;
 use super::objects::forwarded;
-use super::wire;
+use super::{conflicts, wire};
 use crate::data_node::Node;
 use crate::shard::Known;
 use std::ops::Range;
@@ -19,24 +20,24 @@ use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
 use understudy_proto::v1::get_outcome_response::{Found, found::Where};
 use understudy_proto::v1::request_log_client::RequestLogClient;
 use understudy_proto::v1::request_log_server::RequestLog;
-use understudy_proto::{NodeId, Pair, RequestId, ShardId, Version, v1};
-use understudy_protocol::record::{EncodedRecord, Record};
-use understudy_protocol::shard::{LogView, ReadLevel, branch};
-use understudy_protocol::store::{Orphan, StoreError, Stored};
+use understudy_proto::{NodeId, RequestId, ShardId, Version, v1};
+use understudy_protocol::record::Record;
+use understudy_protocol::shard::{ReadLevel, branch};
+use understudy_protocol::store::{Orphan, StoreError};
 use understudy_protocol::tables::Namespace;
 
 /// Bytes of records in one message to a follower.
-const MESSAGE_BYTES: usize = 256 * 1024;
+pub(super) const MESSAGE_BYTES: usize = 256 * 1024;
 /// Orphans of an answer when the caller does not say, and at most.
 const ORPHANS_DEFAULT: usize = 1_000;
 const ORPHANS_MAX: usize = 10_000;
 /// How long other nodes may take to tell what they hold.
-const OTHERS_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const OTHERS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The service on a node's public port.
 #[derive(Clone, Debug)]
 pub struct RequestLogServer {
-    node: Arc<Node>,
+    pub(super) node: Arc<Node>,
 }
 
 type FollowOut = Pin<Box<dyn futures::Stream<Item = Result<v1::FollowResponse, Status>> + Send>>;
@@ -51,13 +52,16 @@ impl RequestLogServer {
         RequestLogServer { node }
     }
 
-    fn client(&self, to: NodeId) -> Result<RequestLogClient<tonic::transport::Channel>, Failure> {
+    pub(super) fn client(
+        &self,
+        to: NodeId,
+    ) -> Result<RequestLogClient<tonic::transport::Channel>, Failure> {
         Ok(RequestLogClient::new(self.node.channel_to(to)?)
             .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX))
     }
 
     /// The other nodes that may hold copies or orphans.
-    fn others(&self) -> Vec<NodeId> {
+    pub(super) fn others(&self) -> Vec<NodeId> {
         let directory = self.node.directory.read();
         let gone = understudy_protocol::tables::NodeState::Removed;
         directory
@@ -318,184 +322,12 @@ async fn orphans_of(
     found.map_err(|error| storage(&error))
 }
 
-fn storage(error: &StoreError) -> Failure {
+pub(super) fn storage(error: &StoreError) -> Failure {
     let reason = match error {
         StoreError::Io(_) => Reason::StorageFailed,
         StoreError::Corrupt(_) => Reason::StorageCorrupt,
     };
     Failure::no(reason, error.to_string())
-}
-
-/// Reads the log of a shard whose primary is here, and goes on as it grows.
-pub(super) struct LogReader {
-    node: Arc<Node>,
-    shard: ShardId,
-    /// The last version that was given.
-    at: Version,
-    /// Its pair, once it is known: it must stay on this branch, also when the primary was another one meanwhile.
-    last: Option<Pair>,
-    views: tokio::sync::watch::Receiver<LogView>,
-}
-
-impl LogReader {
-    /// `after`: a position to go on from; it must be on this branch and its successor must still be kept.
-    pub async fn open(
-        node: Arc<Node>,
-        shard: ShardId,
-        after: Option<Pair>,
-        from: Version,
-    ) -> Result<LogReader, Failure> {
-        let view = node.host.view(shard, ReadLevel::Primary).await?.log;
-        let at = match after {
-            Some(pair) if !branch::holds(&view.epoch_starts, view.durable, pair) => {
-                return Err(forked(&view, pair));
-            }
-            Some(pair) => pair.version,
-            None if from.0 == 0 => view.base.version,
-            None => Version(from.0 - 1),
-        };
-        check_kept(&view, at)?;
-        let views = node.host.follow(shard).await?;
-        Ok(LogReader {
-            node,
-            shard,
-            at,
-            last: after,
-            views,
-        })
-    }
-
-    pub fn end(&self) -> Pair {
-        self.views.borrow().durable
-    }
-
-    pub fn first(&self) -> Version {
-        self.views.borrow().base.version.next()
-    }
-
-    /// The next durable records, perhaps none at the moment.
-    pub async fn next(&mut self) -> Result<Vec<EncodedRecord>, Failure> {
-        let mut view = self.look().await?;
-        while self.at < view.durable.version {
-            if let Some(records) = self.read(&view).await? {
-                return Ok(records);
-            }
-            // The log was trimmed, or another copy of it moved in, between the look and the read.
-            let again = self.look().await?;
-            if (again.base, again.generation) == (view.base, view.generation) {
-                let what = format!("the record after version {} is missing", self.at);
-                return Err(Failure::no(Reason::StorageCorrupt, what));
-            }
-            view = again;
-        }
-        Ok(Vec::new())
-    }
-
-    /// The log as it is now; an error when what was given last is not on it, or what follows is not kept.
-    async fn look(&self) -> Result<LogView, Failure> {
-        let view = self.node.host.view(self.shard, ReadLevel::Primary).await?;
-        let view = view.log;
-        match self.last {
-            Some(last) if !branch::holds(&view.epoch_starts, view.durable, last) => {
-                return Err(forked(&view, last));
-            }
-            _ => check_kept(&view, self.at)?,
-        }
-        Ok(view)
-    }
-
-    /// The durable records that follow; `None`: they are not there.
-    async fn read(&mut self, view: &LogView) -> Result<Option<Vec<EncodedRecord>>, Failure> {
-        let generation = view.generation;
-        let (database, shard, from) = (self.node.database.clone(), self.shard, self.at.next());
-        let reading = tokio::task::spawn_blocking(move || {
-            database.records(shard, generation, from, MESSAGE_BYTES)
-        });
-        let records = reading
-            .await
-            .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
-        let mut records = records.map_err(|error| storage(&error))?;
-        records.retain(|record| record.pair <= view.durable);
-        if records.first().map(|first| first.pair.version) != Some(from) {
-            return Ok(None);
-        }
-        if let Some(last) = records.last() {
-            self.at = last.pair.version;
-            self.last = Some(last.pair);
-        }
-        Ok(Some(records))
-    }
-
-    /// Waits until the log moved, or a second.
-    pub async fn moved(&mut self) -> Result<(), Failure> {
-        match tokio::time::timeout(Duration::from_secs(1), self.views.changed()).await {
-            Ok(Err(_)) => Err(Failure::no(Reason::Stopping, "this node is stopping")),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Whether the record after that version is still in the log.
-fn check_kept(view: &LogView, at: Version) -> Result<(), Failure> {
-    if at >= view.base.version {
-        return Ok(());
-    }
-    let first = view.base.version.next();
-    let message =
-        format!("the log begins at version {first}; begin there, or read the objects anew");
-    Err(Failure::no(Reason::Compacted, message).with("first", first.to_string()))
-}
-
-fn forked(view: &LogView, pair: Pair) -> Failure {
-    let cut = branch::end_before(&view.epoch_starts, view.durable, pair);
-    let message = format!(
-        "record {pair} was cut off by a failover; read the objects anew and begin at the log's end"
-    );
-    Failure::no(Reason::Forked, message).with("cut", cut.to_string())
-}
-
-async fn follow(
-    mut reader: LogReader,
-    asked: v1::FollowRequest,
-    out: mpsc::Sender<Result<v1::FollowResponse, Status>>,
-) -> Result<(), Failure> {
-    let mut left = if asked.limit == 0 {
-        u64::MAX
-    } else {
-        asked.limit
-    };
-    let mut first = true;
-    loop {
-        let mut records = reader.next().await?;
-        records.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        left -= records.len() as u64;
-        let empty = records.is_empty();
-        if !empty || first {
-            let records = records
-                .iter()
-                .map(log_record)
-                .collect::<Result<_, _>>()
-                .map_err(|error| storage(&error))?;
-            let response = v1::FollowResponse {
-                records,
-                end: Some(wire::pair(reader.end())),
-                first_version: reader.first().0,
-            };
-            if out.send(Ok(response)).await.is_err() {
-                return Ok(());
-            }
-        }
-        first = false;
-        if left == 0 || (empty && !asked.follow) {
-            return Ok(());
-        }
-        if empty {
-            tokio::select! {
-                moved = reader.moved() => moved?,
-                () = out.closed() => return Ok(()),
-            }
-        }
-    }
 }
 
 #[tonic::async_trait]
@@ -518,12 +350,13 @@ impl RequestLog for RequestLogServer {
             )
         })?;
         let after = asked.after.map(|pair| wire::to_pair(Some(pair)));
+        let filter = Filter::new(&asked)?;
         match LogReader::open(self.node.clone(), shard, after, Version(asked.from_version)).await {
             Ok(reader) => {
                 let (out, stream) = mpsc::channel(4);
                 tokio::spawn(async move {
                     let errors = out.clone();
-                    if let Err(failure) = follow(reader, asked, out).await {
+                    if let Err(failure) = follow(reader, filter, asked, out).await {
                         let _ = errors.send(Err(failure.into())).await;
                     }
                 });
@@ -555,6 +388,24 @@ impl RequestLog for RequestLogServer {
     ) -> Result<Response<v1::ListOrphansResponse>, Status> {
         Ok(Response::new(
             self.list_orphans_anywhere(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_conflicts(
+        &self,
+        request: Request<v1::ListConflictsRequest>,
+    ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        Ok(Response::new(
+            conflicts::list(self, request.into_inner()).await?,
+        ))
+    }
+
+    async fn get_conflict(
+        &self,
+        request: Request<v1::GetConflictRequest>,
+    ) -> Result<Response<v1::GetConflictResponse>, Status> {
+        Ok(Response::new(
+            conflicts::get(self, request.into_inner()).await?,
         ))
     }
 }

@@ -9,7 +9,8 @@ use tonic::Request;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClientId, CopyId, NodeId, Pair, RequestId, Sequence, StoreId, limits, v1};
 use understudy_protocol::tables::{
-    Answer, Binding, Command, Envelope, Namespace, NodeState, Policy, Refusal, ShardEntry, Tables,
+    Answer, Binding, Command, ConflictPolicy, Envelope, Namespace, NodeState, Policy, Refusal,
+    ShardEntry, Tables,
 };
 
 /// The tables as a service sees them; clones share it.
@@ -119,18 +120,6 @@ fn timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// This manager cannot do it; the metadata names the one that can.
-pub(super) fn not_leading(group: &Group) -> Failure {
-    let failure = Failure::no(Reason::NotLeader, "another manager leads");
-    match group.managers().into_iter().find(|manager| manager.leader) {
-        Some(leader) => failure.with("address", leader.node.public_address),
-        None => Failure::no(
-            Reason::NoManager,
-            "the managers have no leader at the moment",
-        ),
-    }
-}
-
 pub(super) fn unknown_namespace(name: &str) -> Failure {
     Failure::no(
         Reason::NamespaceUnknown,
@@ -153,6 +142,11 @@ pub(super) fn namespace(namespace: &Namespace) -> v1::NamespaceInfo {
         Policy::Lazy => v1::namespace_policy::Mode::Lazy,
         Policy::InSync => v1::namespace_policy::Mode::InSync,
     };
+    let cut_off = match settings.conflicts {
+        ConflictPolicy::ReapplyIfUnchanged => v1::namespace_policy::CutOff::ReapplyIfUnchanged,
+        ConflictPolicy::Discard => v1::namespace_policy::CutOff::Discard,
+        ConflictPolicy::HoldForAPerson => v1::namespace_policy::CutOff::Hold,
+    };
     v1::NamespaceInfo {
         id: namespace.id.0,
         name: namespace.name.clone(),
@@ -164,6 +158,7 @@ pub(super) fn namespace(namespace: &Namespace) -> v1::NamespaceInfo {
             dedup_entries: settings.dedup_entries_per_client,
             dedup_age_ms: settings.dedup_age_ms,
             min_in_sync: settings.min_in_sync,
+            cut_off: cut_off.into(),
             ..v1::NamespacePolicy::default()
         }),
         revision: namespace.revision.0,

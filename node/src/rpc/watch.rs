@@ -3,8 +3,8 @@
 //! One task for each shard reads the log at its primary, here or through the primary's `RequestLog.Follow`; all send into
 //! one stream. What is no longer kept is an explicit gap, after which the watch goes on.
 
+use super::follow::LogReader;
 use super::log_wire::log_record;
-use super::request_log::LogReader;
 use super::wire;
 use crate::data_node::Node;
 use std::collections::HashMap;
@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
+use understudy_proto::v1::follow_request::View;
 use understudy_proto::v1::request_log_client::RequestLogClient;
 use understudy_proto::v1::watch_response::{Change, Gap, Kind, Progress};
 use understudy_proto::{NodeId, Pair, ShardId, Version, v1};
@@ -45,6 +46,7 @@ struct ShardWatch {
 }
 
 pub(super) fn start(node: Arc<Node>, asked: v1::WatchRequest) -> Result<WatchOut, Failure> {
+    wire::check_prefix("prefix", &asked.prefix)?;
     let namespace = node.namespace(&asked.namespace)?;
     let (out, stream) = mpsc::channel(16);
     for index in 0..namespace.shards {
@@ -168,6 +170,8 @@ impl ShardWatch {
             shard: self.index,
             after: Some(wire::pair(after)),
             follow: true,
+            key_prefix: self.prefix.clone(),
+            view: View::Changes.into(),
             ..v1::FollowRequest::default()
         };
         let mut stream = client.follow(ask).await.map_err(broken)?.into_inner();
@@ -193,24 +197,29 @@ impl ShardWatch {
                     return Ok(());
                 }
             }
+            if response.through.is_some() {
+                self.after = response.through.map(|pair| wire::to_pair(Some(pair)));
+            }
         }
     }
 
     async fn give(&mut self, record: v1::LogRecord) -> Option<()> {
         self.after = Some(wire::to_pair(record.pair));
-        let matching = |change: &v1::ObjectChange| {
-            !change.components.is_empty() && change.key.starts_with(&self.prefix)
-        };
-        let changes: Vec<_> = record.changes.into_iter().filter(matching).collect();
+        let (pair, request_id, primary_time_ms) = (
+            record.pair,
+            record.request_id.clone(),
+            record.primary_time_ms,
+        );
+        let changes = changes_of(record, &self.prefix);
         if changes.is_empty() {
             return Some(());
         }
         let change = Change {
             shard: self.index,
-            pair: record.pair,
-            request_id: record.request_id,
+            pair,
+            request_id,
             changes,
-            primary_time_ms: record.primary_time_ms,
+            primary_time_ms,
         };
         self.send(Kind::Change(change)).await
     }
@@ -234,5 +243,45 @@ impl ShardWatch {
             .send(Ok(v1::WatchResponse { kind: Some(kind) }))
             .await
             .ok()
+    }
+}
+
+/// What the record changed in objects with such keys. What a failover cut off and was not applied again bears what it would
+/// have changed, and changed nothing.
+fn changes_of(record: v1::LogRecord, prefix: &[u8]) -> Vec<v1::ObjectChange> {
+    use v1::log_record::Kind;
+    if matches!(record.kind(), Kind::Conflict | Kind::Discarded) {
+        return Vec::new();
+    }
+    let mut changes = record.changes;
+    changes.retain(|change| !change.components.is_empty() && change.key.starts_with(prefix));
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use v1::log_record::Kind;
+
+    #[test]
+    fn a_conflict_is_no_change_and_what_was_only_read_is_none() {
+        let change = |key: &'static str, components: usize| v1::ObjectChange {
+            key: key.into(),
+            components: vec![v1::ComponentChange::default(); components],
+            ..v1::ObjectChange::default()
+        };
+        let told = |kind: Kind| {
+            let record = v1::LogRecord {
+                kind: kind.into(),
+                changes: vec![change("a1", 1), change("a2", 0), change("b", 1)],
+                ..v1::LogRecord::default()
+            };
+            let changes = changes_of(record, b"a").into_iter();
+            changes.map(|change| change.key).collect::<Vec<_>>()
+        };
+        assert_eq!(told(Kind::Request), ["a1"]);
+        assert_eq!(told(Kind::RecordedAgain), ["a1"]);
+        assert!(told(Kind::Conflict).is_empty());
+        assert!(told(Kind::Discarded).is_empty());
     }
 }

@@ -11,7 +11,7 @@ use understudy_proto::limits::{
 };
 use understudy_proto::shard_of_key::shard_index;
 use understudy_proto::{ClientId, Epoch, Pair, RequestId, Sequence, Version, v1};
-use understudy_protocol::conflict::is_reserved;
+use understudy_protocol::conflict::{Shown, is_reserved};
 use understudy_protocol::object::{Object, Value};
 use understudy_protocol::request::{FailedOp, Op, OpResult, Outcome, Precondition};
 
@@ -96,20 +96,13 @@ pub fn to_content(
     asked_shard: Option<u32>,
     shards: u32,
 ) -> Result<Content, Failure> {
-    let count = ops.len() + preconditions.len();
     if ops.is_empty() {
         return Err(Failure::field(
             "ops",
             "a request has at least one operation",
         ));
     }
-    check_size("ops", count, OPS_PER_REQUEST_MAX)?;
-    let ops = ops.into_iter().map(to_op).collect::<Result<Vec<_>, _>>()?;
-    let preconditions = preconditions
-        .into_iter()
-        .map(to_precondition)
-        .collect::<Result<Vec<_>, _>>()?;
-    check_size("ops", ops.iter().map(op_size).sum(), REQUEST_BYTES_MAX)?;
+    let (ops, preconditions) = to_lists(ops, preconditions, OPS_PER_REQUEST_MAX)?;
     let keys = ops
         .iter()
         .map(Op::key)
@@ -120,6 +113,80 @@ pub fn to_content(
         preconditions,
         shard_index,
     })
+}
+
+/// A prefix longer than any key finds nothing.
+pub fn check_prefix(field: &str, prefix: &[u8]) -> Result<(), Failure> {
+    check_size(field, prefix.len(), KEY_BYTES_MAX)
+}
+
+/// What the resolution of a conflict asks: it may have no operations, and names its shard.
+pub fn to_resolution(
+    ops: Vec<v1::Op>,
+    preconditions: Vec<v1::Precondition>,
+    asked_shard: Option<u32>,
+    shards: u32,
+) -> Result<Content, Failure> {
+    let wrong = || Failure::field("shard", "a resolution names the shard of its conflict");
+    let shard_index = asked_shard.filter(|index| *index < shards);
+    let shard_index = shard_index.ok_or_else(wrong)?;
+    // As many as the request that was cut off could have, and a condition for each of its objects.
+    let (ops, preconditions) = to_lists(ops, preconditions, 2 * OPS_PER_REQUEST_MAX)?;
+    let keys = ops
+        .iter()
+        .map(Op::key)
+        .chain(preconditions.iter().map(Precondition::key));
+    let mut keys = keys.peekable();
+    if keys.peek().is_some() {
+        one_shard(keys, asked_shard, shards)?;
+    }
+    Ok(Content {
+        ops,
+        preconditions,
+        shard_index,
+    })
+}
+
+/// Which conflict is resolved.
+pub fn to_shown(resolution: v1::Resolution) -> Result<Shown, Failure> {
+    let conflict = resolution.conflict;
+    let (request, cut_off) = to_conflict_id("resolves.conflict", conflict)?;
+    Ok(Shown {
+        request,
+        cut_off,
+        pair: to_pair(resolution.shown),
+    })
+}
+
+pub fn to_conflict_id(
+    field: &str,
+    id: Option<v1::ConflictId>,
+) -> Result<(RequestId, Pair), Failure> {
+    let id = id.ok_or_else(|| Failure::field(field, format!("{field} is missing")))?;
+    Ok((to_request_id(id.request_id)?, to_pair(id.cut_off)))
+}
+
+pub fn conflict_id((request, cut_off): (RequestId, Pair)) -> v1::ConflictId {
+    v1::ConflictId {
+        request_id: Some(request_id(request)),
+        cut_off: Some(pair(cut_off)),
+    }
+}
+
+fn to_lists(
+    ops: Vec<v1::Op>,
+    preconditions: Vec<v1::Precondition>,
+    count_max: usize,
+) -> Result<(Vec<Op>, Vec<Precondition>), Failure> {
+    let count = ops.len() + preconditions.len();
+    check_size("ops", count, count_max)?;
+    let ops = ops.into_iter().map(to_op).collect::<Result<Vec<_>, _>>()?;
+    let preconditions = preconditions
+        .into_iter()
+        .map(to_precondition)
+        .collect::<Result<Vec<_>, _>>()?;
+    check_size("ops", ops.iter().map(Op::size).sum(), REQUEST_BYTES_MAX)?;
+    Ok((ops, preconditions))
 }
 
 /// The one shard that all keys are in.
@@ -162,17 +229,6 @@ pub fn key_of(op: &v1::Op) -> Option<&Bytes> {
         Kind::Append(op) => &op.key,
         Kind::Get(op) => &op.key,
     })
-}
-
-fn op_size(op: &Op) -> usize {
-    op.key().len()
-        + match op {
-            Op::Put { value, .. } => value.len(),
-            Op::SetComponent { name, value, .. } => name.len() + value.len(),
-            Op::Append { name, data, .. } => name.len() + data.len(),
-            Op::Add { name, .. } | Op::RemoveComponent { name, .. } => name.len() + 8,
-            Op::Delete { .. } | Op::Get { .. } => 0,
-        }
 }
 
 fn to_op(op: v1::Op) -> Result<Op, Failure> {

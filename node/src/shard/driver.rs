@@ -487,11 +487,18 @@ impl Driver {
                 }
             }
             StoreReport::State(state) => {
-                let condition = match &state {
-                    State::Writing => control::Condition::Serving,
-                    State::Full | State::Failed(_) => control::Condition::StoreUnwell,
-                };
-                lock(&self.outside.control).set_condition(condition);
+                let mut control = lock(&self.outside.control);
+                match &state {
+                    State::Writing => control.set_condition(control::Condition::Serving),
+                    State::Full => control.set_condition(control::Condition::StoreUnwell),
+                    State::Failed(failure) => {
+                        if control.fail_store() {
+                            tracing::error!(%failure, "the store takes no writes any more; this node acts as primary no more, and \
+                                answers reads of its copies until it is restarted");
+                        }
+                    }
+                }
+                drop(control);
                 self.store = state;
             }
             StoreReport::Room => {}

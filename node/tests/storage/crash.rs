@@ -19,6 +19,7 @@ const STAGES: [Stage; 4] = [
 const CHILD: &str = "UNDERSTUDY_TEST_STORAGE_CHILD";
 const BATCHES: u64 = 6;
 
+// capability A15; trap G2
 #[test]
 fn a_process_that_dies_at_any_boundary_leaves_whole_batches() {
     for round in [1, 3, 6] {

@@ -180,6 +180,7 @@ fn a_full_disk_is_tried_again_in_the_same_order() {
     assert_eq!(saved.last, history.records.last().cloned());
 }
 
+// capability B06
 #[test]
 fn after_a_failed_write_nothing_is_reported_any_more_and_reads_go_on() {
     for (stage, landed) in [(Stage::Writing, false), (Stage::Written, true)] {

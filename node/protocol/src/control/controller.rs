@@ -5,13 +5,13 @@
 
 use super::leader::{Leader, Turn};
 use super::message::{
-    ExitReport, HandOverAnswer, HandOverRequest, HeartbeatAnswer, HeartbeatOutcome,
-    HeartbeatRefusal, HeartbeatRequest, SealAnswer, SealRequest,
+    ExitReport, FailoverProgress, HandOverAnswer, HandOverRequest, HeartbeatAnswer,
+    HeartbeatOutcome, HeartbeatRefusal, HeartbeatRequest, RestartRequest, SealAnswer, SealRequest,
 };
 use crate::tables::{Command, Tables};
 use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
-use understudy_proto::ids::{CopyId, NodeId, ShardId};
+use understudy_proto::ids::{CopyId, NodeId, ProcessId, ShardId};
 
 /// How eager a leader is; nothing here touches safety.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,16 @@ pub struct ControlSettings {
     pub renewal_interval: Duration,
     /// Shards that are planned in one step; the others wait for the next.
     pub plans_per_step: usize,
+    /// After so long down, or with a store that takes no writes, the agent is asked to restart a process; again after twice that, four times, and so on.
+    pub restart_after: Duration,
+    /// So many exits and restarts, and a node that is down is not waited for any more: its copies go elsewhere.
+    pub restarts_max: u32,
+    /// After so long without another one, exits and restarts are forgotten.
+    pub restart_forgets: Duration,
+    /// After so long with every node up and every shard whole, copies and primaries are moved to where there are fewer; zero: never.
+    pub balance_after: Duration,
+    /// Between two such moves at least.
+    pub balance_pause: Duration,
 }
 
 impl Default for ControlSettings {
@@ -55,6 +65,11 @@ impl Default for ControlSettings {
             clock_skew_limit: ms(60_000),
             renewal_interval: ms(5_000),
             plans_per_step: 4_096,
+            restart_after: ms(2_000),
+            restarts_max: 5,
+            restart_forgets: ms(60_000),
+            balance_after: ms(60_000),
+            balance_pause: ms(1_000),
         }
     }
 }
@@ -107,6 +122,8 @@ pub enum Action {
     Seal(SealRequest),
     HandOver(HandOverRequest),
     Warn(Warning),
+    /// To the agent named in it. Asked again later if it had no effect.
+    Restart(RestartRequest),
 }
 
 /// What people should know.
@@ -114,6 +131,8 @@ pub enum Action {
 pub enum Warning {
     /// This leader's wall clock is too far from the nodes': the tables' clock is not stepped.
     ClockFar { wall_ms: u64, median_ms: u64 },
+    /// The store of that process takes no writes any more: it needs a restart, or its machine another disk.
+    StoreFailed { process: ProcessId },
 }
 
 /// The controllers of one manager.
@@ -190,6 +209,23 @@ impl Controller {
         match &self.role {
             Role::Leading(leader) => leader.report(shard, copy),
             Role::Following { .. } => None,
+        }
+    }
+
+    /// What the shard's failover waits for. `None`: none is under way, or this manager does not lead.
+    pub fn failover(
+        &self,
+        now: Instant,
+        tables: &Tables,
+        shard: ShardId,
+    ) -> Option<FailoverProgress> {
+        match &self.role {
+            Role::Following { .. } => None,
+            Role::Leading(leader) => {
+                let mut nothing = Vec::new();
+                let turn = Turn::new(now, tables, &self.settings, &mut nothing);
+                leader.progress(&turn, shard)
+            }
         }
     }
 

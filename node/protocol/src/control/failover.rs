@@ -4,11 +4,11 @@
 //! this leader decides, before anything is recorded, until the row's epoch has reached the failover's.
 
 use super::leader::{Leader, Turn};
-use super::message::{Claim, Seal, SealAnswer, SealOutcome};
+use super::message::{Awaited, Claim, FailoverProgress, Seal, SealAnswer, SealOutcome};
 use crate::detector::Verdict;
 use crate::mutant::Mutant;
 use crate::tables::{EntryOp, NodeState, ShardEntry};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::{CopyId, Epoch, Pair, ProcessId, ShardId};
@@ -48,31 +48,43 @@ impl Failover {
 }
 
 impl Failover {
-    /// Its process ended, or it promised itself.
-    fn primary_is_over(&self, turn: &Turn) -> bool {
-        let promised = self.promised.contains(&self.primary.copy());
-        promised || turn.tables.has_ended(self.primary)
-    }
-
     /// A process of the old primary's copy from before it was primary.
     fn is_earlier(&self, from: ProcessId) -> bool {
         from.copy() == self.primary.copy() && from.incarnation < self.primary.incarnation
     }
 }
 
-/// Who may be promoted, who bears witness, and the old primary.
+/// Who may be promoted, who bears witness, and the old primary; after a person's choice all that may have more than it.
 fn to_be_sealed(entry: &ShardEntry) -> BTreeSet<CopyId> {
     let primary = entry.primary.map(ProcessId::copy);
+    let forced = entry.forcing().is_some();
     let others = entry.witnesses.iter().copied().chain(primary);
-    entry.candidates().chain(others).collect()
+    let full = entry.full_copies().filter(|_| forced);
+    entry.candidates().chain(others).chain(full).collect()
 }
 
 impl Leader {
+    /// Its process ended or gave up for good, or it promised itself, or a person says that it is stopped.
+    fn primary_is_over(&self, turn: &Turn, failover: &Failover, entry: &ShardEntry) -> bool {
+        let promised = failover.promised.contains(&failover.primary.copy());
+        promised
+            || turn.tables.has_ended(failover.primary)
+            || entry.primary_is_stopped()
+            || self.store_failed_since(failover.primary).is_some()
+    }
+
+    /// Since when this leader knows that the process's store takes no writes: then the process acts as primary no more.
+    pub(super) fn store_failed_since(&self, process: ProcessId) -> Option<Instant> {
+        let heard = self.heard.get(&process.node)?;
+        heard.store_failed.filter(|_| heard.process == process)
+    }
+
     /// Every shard whose primary's process is gone, or is not the node's newest any more.
     pub(super) fn begin_for_lost_primaries(&mut self, turn: &mut Turn) {
         let lost = |p: &&ProcessId| {
             turn.tables.has_ended(**p)
                 || turn.tables.process_of(p.copy()) != Some(**p)
+                || self.store_failed_since(**p).is_some()
                 || self.verdict(turn, p.node) == Verdict::Down
         };
         let lost: Vec<ProcessId> = self.view.primaries.keys().filter(lost).copied().collect();
@@ -202,10 +214,13 @@ impl Leader {
     }
 
     fn ask_for_seals(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
+        let Some(failover) = self.failovers.get(&shard) else {
+            return;
+        };
+        let over = self.primary_is_over(turn, failover, entry);
         let Some(failover) = self.failovers.get_mut(&shard) else {
             return;
         };
-        let over = failover.primary_is_over(turn);
         for copy in to_be_sealed(entry) {
             let Some(process) = turn.tables.process_of(copy) else {
                 continue;
@@ -215,7 +230,7 @@ impl Leader {
             let again = asked.is_none_or(|(at, told)| {
                 turn.now.since(*at) >= turn.settings.ask_again || (over && !told)
             });
-            let done = match entry.candidates().any(|candidate| candidate == copy) {
+            let done = match entry.promotable().any(|candidate| candidate == copy) {
                 true => failover.seals.contains_key(&copy),
                 false => failover.promised.contains(&copy),
             };
@@ -245,7 +260,7 @@ impl Leader {
         if failover.epoch != seal.epoch || !to_be_sealed(entry).contains(&copy) {
             return;
         }
-        let candidate = entry.candidates().any(|c| c == copy);
+        let candidate = entry.promotable().any(|c| c == copy);
         match outcome {
             SealOutcome::Sealed { last } if candidate => self.note_seal(turn, seal, from, last),
             SealOutcome::Sealed { .. } => self.note_promise(seal, from),
@@ -308,16 +323,76 @@ impl Leader {
         let awaited = |c: &CopyId| failover.preferred == Some(*c) && slow(c);
         let wait = turn.tables.settings().slower_candidates_wait;
         // The target of a hand-over has everything. Without it the shard would go back to where it is to leave.
-        let wait = match entry.candidates().any(|c| awaited(&c)) {
+        let wait = match entry.promotable().any(|c| awaited(&c)) {
             true => wait.max(turn.settings.hand_over_limit),
             false => wait,
         };
-        turn.now.since(first) >= wait || !entry.candidates().any(|c| slow(&c))
+        turn.now.since(first) >= wait || !entry.promotable().any(|c| slow(&c))
+    }
+
+    /// What the shard's failover waits for, as far as this leader knows; `None`: none is under way.
+    pub(super) fn progress(&self, turn: &Turn, shard: ShardId) -> Option<FailoverProgress> {
+        let failover = self.failovers.get(&shard)?;
+        let entry = turn.tables.shard(shard)?;
+        let mut waits_for = Vec::new();
+        if entry.begun.is_none_or(|begun| begun.epoch < failover.epoch) {
+            waits_for.push(Awaited::TheTables);
+        }
+        let sealed = |copy: &CopyId| failover.seals.contains_key(copy);
+        if !entry.promotable().any(|copy| sealed(&copy)) {
+            match entry.forcing() {
+                Some(forced) => waits_for.push(Awaited::Seal(forced.copy)),
+                None => {
+                    let any = entry.promotable().collect();
+                    waits_for.push(Awaited::OneOfTheCandidates(any));
+                }
+            }
+        }
+        if let Some(forced) = entry.forcing()
+            && let Some(have) = failover.seals.get(&forced.copy)
+            && *have < forced.least
+        {
+            let (have, shown) = (*have, forced.least);
+            waits_for.push(Awaited::AsMuchAsShown { have, shown });
+        }
+        if !self.leases_are_over(turn, failover, entry) {
+            waits_for.extend(self.awaited_leases(turn, failover, entry));
+        }
+        Some(FailoverProgress {
+            epoch: failover.epoch,
+            waits_for,
+        })
+    }
+
+    fn awaited_leases(&self, turn: &Turn, failover: &Failover, entry: &ShardEntry) -> Vec<Awaited> {
+        let mut waits_for = Vec::new();
+        let witnesses = &entry.witnesses;
+        if !witnesses.is_empty() && witnesses.is_disjoint(&failover.promised) {
+            let any = witnesses.iter().copied().collect();
+            waits_for.push(Awaited::OneOfTheWitnesses(any));
+        }
+        let left = self.managers_lease_ends(turn, failover).since(turn.now);
+        if left > Duration::ZERO {
+            waits_for.push(Awaited::LeaseOfTheManagers { left });
+        }
+        waits_for
+    }
+
+    /// When the longest lease that this leader or one before it may have granted is over.
+    fn managers_lease_ends(&self, turn: &Turn, failover: &Failover) -> Instant {
+        let longest = turn.tables.settings().lease_longest;
+        let predecessors = self.elected_at + self.election_timeout(turn) + longest;
+        let own = failover.answered.map(|at| at + longest);
+        match Mutant::NewLeaderDoesNotWait.on() {
+            true => own.unwrap_or(turn.now),
+            false => own.map_or(predecessors, |own| own.max(predecessors)),
+        }
     }
 
     /// Whether the old primary can hold no lease any more, neither from the managers nor from its witnesses.
     fn leases_are_over(&self, turn: &Turn, failover: &Failover, entry: &ShardEntry) -> bool {
-        if failover.primary_is_over(turn) {
+        let skips = entry.forcing().is_some() && Mutant::ForcedSkipsLeases.on();
+        if self.primary_is_over(turn, failover, entry) || skips {
             return true;
         }
         // It needs the answers of all; with none in the set it has no such lease.
@@ -325,11 +400,7 @@ impl Leader {
         if !witnesses.is_empty() && witnesses.is_disjoint(&failover.promised) {
             return false;
         }
-        let longest = turn.tables.settings().lease_longest;
-        let predecessors = self.elected_at + self.election_timeout(turn) + longest;
-        let own = failover.answered.map(|at| at + longest);
-        let waited = turn.now >= predecessors || Mutant::NewLeaderDoesNotWait.on();
-        waited && own.is_none_or(|end| turn.now >= end)
+        turn.now >= self.managers_lease_ends(turn, failover)
     }
 
     /// Whether it makes sense to wait for that copy's answer, or to promote it.
@@ -340,6 +411,7 @@ impl Leader {
         let state = turn.tables.node(copy.node).map(|n| n.state);
         !matches!(state, None | Some(NodeState::Down | NodeState::Removed))
             && !turn.tables.has_ended(process)
+            && self.store_failed_since(process).is_none()
             && !turn.tables.is_lost(copy)
             && self.verdict(turn, copy.node) != Verdict::Down
     }
@@ -347,20 +419,33 @@ impl Leader {
     fn promote(&mut self, turn: &mut Turn, shard: ShardId, entry: &ShardEntry) {
         let failover = &self.failovers[&shard];
         // A copy that died after it was sealed counts as not sealed: an open cut lists its store.
-        let living = failover.seals.iter();
-        let living = living.filter(|(copy, _)| self.is_reachable(turn, **copy));
-        let living: BTreeMap<CopyId, Pair> = living.map(|(c, last)| (*c, *last)).collect();
+        // One that was made joining meanwhile is no candidate any more, and counts as not sealed either.
+        let living = entry.promotable();
+        let living = living.filter_map(|c| failover.seals.get(&c).map(|last| (c, *last)));
+        let living = living.filter(|(copy, _)| self.is_reachable(turn, *copy));
+        let living: BTreeMap<CopyId, Pair> = living.collect();
         let Some((copy, last)) = self.best(turn, failover, entry, &living) else {
             return;
         };
         let Some(promoted) = turn.tables.process_of(copy) else {
             return;
         };
+        let mut sealed: BTreeSet<CopyId> = living.into_keys().collect();
+        if let Some(forced) = entry.forcing() {
+            if last < forced.least {
+                return;
+            }
+            // They are no candidates, and follow all the same.
+            let promised = entry
+                .full_copies()
+                .filter(|c| failover.promised.contains(c) && !failover.unwilling.contains(c));
+            sealed.extend(promised.filter(|copy| self.is_reachable(turn, *copy)));
+        }
         let op = EntryOp::Promote {
             epoch: failover.epoch,
             promoted,
             last,
-            sealed: living.into_keys().collect(),
+            sealed,
         };
         self.change(turn, shard, entry, op);
     }
@@ -383,7 +468,7 @@ impl Leader {
                 !self.is_emptying(turn.tables, copy.node),
                 Reverse(namespace.settings.site_rank(site)),
                 Reverse(self.load(turn.tables, copy.node, was_here)),
-                Reverse(entry.candidates().position(|c| c == copy)),
+                Reverse(entry.promotable().position(|c| c == copy)),
             )
         };
         let living = sealed.iter().map(|(c, last)| (*c, *last));

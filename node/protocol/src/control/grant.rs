@@ -5,8 +5,8 @@
 
 use super::leader::{Heard, Leader, Turn};
 use super::message::{
-    Ask, Claim, ClaimDigest, CopyReport, DELETABLE_PER_ANSWER_MAX, Grants, HeartbeatAnswer,
-    HeartbeatOutcome, HeartbeatRefusal, HeartbeatRequest, Taken,
+    Ask, Claim, ClaimDigest, Condition, CopyReport, DELETABLE_PER_ANSWER_MAX, Grants,
+    HeartbeatAnswer, HeartbeatOutcome, HeartbeatRefusal, HeartbeatRequest, Taken,
 };
 use super::view::Primaries;
 use crate::mutant::Mutant;
@@ -14,7 +14,7 @@ use crate::tables::{EntryOp, NodeState};
 use std::collections::BTreeMap;
 use understudy_proto::ids::{Epoch, ProcessId, ShardId};
 
-use super::controller::Action;
+use super::controller::{Action, Warning};
 
 impl Leader {
     /// A leader that may not grant is silent, so that the node asks the others: one of them may lead.
@@ -85,6 +85,7 @@ impl Leader {
             at: turn.now,
             wall_ms: 0,
             condition: request.condition,
+            store_failed: None,
             reports: BTreeMap::new(),
             deletable: BTreeMap::new(),
         });
@@ -94,12 +95,21 @@ impl Leader {
         known.at = turn.now;
         known.wall_ms = request.wall_ms;
         known.condition = request.condition;
+        let failed = request.condition == Condition::StoreFailed;
+        if failed && known.store_failed.is_none() {
+            known.store_failed = Some(turn.now);
+            turn.out
+                .push(Action::Warn(Warning::StoreFailed { process }));
+        }
         self.detector.heard(process.node, turn.now);
         if turned && let Some(of) = self.view.primaries.get(&process) {
             self.dirty.extend(of.shards.iter().copied());
         }
         if fresh {
             self.welcome(turn, process);
+        }
+        if failed {
+            self.begin_for(turn, process);
         }
         fresh && request.term == self.term()
     }
@@ -163,8 +173,11 @@ impl Leader {
             {
                 self.change(turn, shard, entry, EntryOp::Complete { epoch, copy });
             }
+            // Not in a failover: who promised its epoch is silent for that, and may be the one that is promoted.
             Ask::MarkJoining { epoch, copy, .. }
-                if epoch == entry.epoch && entry.is_secondary(copy) =>
+                if epoch == entry.epoch
+                    && entry.is_secondary(copy)
+                    && !self.failovers.contains_key(&shard) =>
             {
                 self.change(turn, shard, entry, EntryOp::MarkJoining { copy });
             }

@@ -2,13 +2,14 @@
 //!
 //! All of it is soft: a new leader starts empty and waits out what it cannot know.
 
+use super::agents::Failing;
+use super::balance::Balance;
 use super::clock::Clock;
 use super::controller::{Action, ControlSettings, Input};
 use super::failover::Failover;
 use super::hand_over::HandingOver;
 use super::message::{
-    Condition, CopyReport, ExitReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, Seal,
-    SealRequest,
+    Condition, CopyReport, HandOver, HandOverRequest, SHARDS_PER_REQUEST_MAX, Seal, SealRequest,
 };
 use super::plan::Planned;
 use super::view::View;
@@ -98,6 +99,8 @@ pub(super) struct Heard {
     pub(super) at: Instant,
     pub(super) wall_ms: u64,
     pub(super) condition: Condition,
+    /// When it first told this leader that its store takes no writes any more.
+    pub(super) store_failed: Option<Instant>,
     pub(super) reports: BTreeMap<ShardId, CopyReport>,
     /// Copies that it may delete, with the revision of the tables that says so.
     pub(super) deletable: BTreeMap<ShardId, Revision>,
@@ -136,6 +139,9 @@ pub(super) struct Leader {
     pending: BTreeMap<ShardId, Pending>,
     pending_nodes: BTreeMap<NodeId, Pending>,
     lease_seen: Option<(Revision, Instant)>,
+    /// Nodes whose processes ended, fell silent or lost their store lately.
+    pub(super) failing: BTreeMap<NodeId, Failing>,
+    pub(super) balance: Balance,
 }
 
 impl Leader {
@@ -161,7 +167,14 @@ impl Leader {
             pending: BTreeMap::new(),
             pending_nodes: BTreeMap::new(),
             lease_seen: None,
+            failing: BTreeMap::new(),
+            balance: Balance::default(),
         }
+    }
+
+    /// Whether a change of a row is proposed and not made yet.
+    pub(super) fn proposes(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -249,6 +262,7 @@ impl Leader {
     }
 
     fn on_entry(&mut self, turn: &mut Turn, shard: ShardId) {
+        self.balance.row_changed();
         let entry = turn.tables.shard(shard);
         let revision = entry.map(|e| e.revision);
         let open = self.pending.get(&shard).map(|p| p.revision);
@@ -267,6 +281,7 @@ impl Leader {
             NodeState::Removed => self.detector.forget(node),
             _ => self.detector.watch(node, turn.now),
         }
+        self.balance.node_changed();
         let down = entry.state == NodeState::Down;
         if down {
             self.down_since.entry(node).or_insert(turn.now);
@@ -293,7 +308,9 @@ impl Leader {
             self.drive_failover(turn, shard);
         }
         self.drive_hand_overs(turn);
+        self.ask_agents(turn);
         self.look_again(turn);
+        self.balance(turn);
         self.lower_lease(turn);
         self.keep_clock(turn, wall_ms);
         let longest = turn.tables.settings().lease_longest;
@@ -302,10 +319,14 @@ impl Leader {
 
     /// What waits for time to pass and not for a change.
     fn look_again(&mut self, turn: &mut Turn) {
-        let after = turn.tables.settings().replace_after;
-        let long = |at: &Instant| turn.now.since(*at) >= after;
-        let gone = self.down_since.iter().filter(|(_, at)| long(at));
-        for (node, _) in gone {
+        let failed = self.heard.iter();
+        let failed = failed.filter(|(_, heard)| heard.store_failed.is_some());
+        let away = self.down_since.keys().chain(failed.map(|(node, _)| node));
+        let gone: Vec<NodeId> = away
+            .copied()
+            .filter(|node| self.is_given_up(turn, *node))
+            .collect();
+        for node in &gone {
             let shards = self.view.copies.get(node).into_iter().flatten();
             self.dirty.extend(shards.copied());
         }
@@ -362,24 +383,6 @@ impl Leader {
             revision,
             state,
         });
-    }
-
-    fn on_exit_report(&mut self, turn: &mut Turn, report: ExitReport) {
-        let Some(node) = turn.tables.node(report.node) else {
-            return;
-        };
-        let known = node.incarnation == report.incarnation && node.launch == report.launch;
-        if !known || node.ended >= node.incarnation {
-            return;
-        }
-        // The failovers begin in the same breath; their waits fall away when the report is in the tables.
-        let process = node.process();
-        turn.propose(Command::ReportExit {
-            node: report.node,
-            incarnation: report.incarnation,
-            launch: report.launch,
-        });
-        self.begin_for(turn, process);
     }
 
     /// A shorter lease is waited out only when every longer one, also of a predecessor, has certainly passed.

@@ -167,6 +167,8 @@ pub enum Condition {
     Stopping,
     /// Its store takes no writes (full): its primaries move away and it gets no new ones.
     StoreUnwell,
+    /// Its store takes no writes any more. This process acts as primary no more, whatever leases it has: nobody waits for them.
+    StoreFailed,
 }
 
 /// From a node's process to the manager that it believes to lead.
@@ -317,6 +319,31 @@ impl SealOutcome {
     }
 }
 
+/// A failover that is under way, as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverProgress {
+    pub epoch: Epoch,
+    /// Empty: it is carried out at any moment.
+    pub waits_for: Vec<Awaited>,
+}
+
+/// What a failover waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaited {
+    /// Its beginning is not recorded yet.
+    TheTables,
+    /// None of those that may be promoted promised the epoch yet.
+    OneOfTheCandidates(Vec<CopyId>),
+    /// The copy that a person chose did not promise the epoch yet.
+    Seal(CopyId),
+    /// The copy that a person chose has less than when that person looked.
+    AsMuchAsShown { have: Pair, shown: Pair },
+    /// None of these promised the epoch, so that the old primary may have a lease from them; or an exit report, or a person's word.
+    OneOfTheWitnesses(Vec<CopyId>),
+    /// The managers' lease that the old primary may have, for at most so long.
+    LeaseOfTheManagers { left: Duration },
+}
+
 /// Asks a primary to hand over: hold new requests, wait until the target has everything, promise the new epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandOverRequest {
@@ -361,10 +388,21 @@ impl HandOverOutcome {
     }
 }
 
-/// From an agent: it saw exactly that process end.
+/// From an agent: it saw exactly the process of that launch end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitReport {
-    pub node: NodeId,
-    pub incarnation: Incarnation,
+    /// Drawn by the agent for one start of one process, which registered with it.
     pub launch: LaunchId,
+    /// As which node and incarnation the process registered, where the agent knows it. It has to fit the launch.
+    pub process: Option<(NodeId, Incarnation)>,
+}
+
+/// To the agent that started a process: it is not heard any more, or its store takes no writes; it is to be started anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRequest {
+    pub process: ProcessId,
+    /// By which the agent knows it; a later start of the process is left alone.
+    pub launch: LaunchId,
+    /// host:port of the agent.
+    pub agent: String,
 }

@@ -4,8 +4,11 @@
 //! it knows beyond the tables is soft and gone with its leadership. [`NodeControl`] builds a node's heartbeats and keeps
 //! its leases. Neither sends anything nor has a clock: whoever drives them does both.
 
+mod agents;
+mod balance;
 mod clock;
 mod controller;
+pub mod describe;
 mod failover;
 mod grant;
 mod hand_over;
@@ -22,4 +25,5 @@ pub(crate) mod tests;
 
 pub use controller::{Action, ControlSettings, Controller, Input, Warning};
 pub use lease::LeaseHolder;
+pub use message::{Awaited, FailoverProgress};
 pub use node::{Answered, NodeControl};

@@ -9,6 +9,7 @@ use super::message::{
     HeartbeatAnswer, HeartbeatOutcome, HeartbeatRefusal, HeartbeatRequest,
     REPORTS_PER_HEARTBEAT_MAX, Taken,
 };
+use crate::mutant::Mutant;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::{ClientId, Epoch, NodeId, ProcessId, Revision, ShardId};
@@ -87,6 +88,8 @@ pub struct NodeControl {
     told: [BTreeSet<ClientId>; 2],
     told_since: Instant,
     retired: bool,
+    /// Its disk refused a write for good: it only answers reads of its copies, and says so.
+    store_failed: bool,
     /// What a leader last said that it grants; beacons ask for as much.
     lease: Option<Duration>,
     /// Up to here the node counts as one that makes progress.
@@ -125,6 +128,7 @@ impl NodeControl {
             told: Default::default(),
             told_since: Instant::ZERO,
             retired: false,
+            store_failed: false,
             lease: None,
             progress_until: Instant::ZERO,
         }
@@ -154,7 +158,7 @@ impl NodeControl {
 
     /// The manager's lease, to be checked before and after every act as primary.
     pub fn holds(&self, shard: ShardId, epoch: Epoch, now: Instant) -> bool {
-        !self.retired && self.leases.holds(shard, epoch, now)
+        !self.is_retired() && self.leases.holds(shard, epoch, now)
     }
 
     /// The process ends: it acts as primary no more, whatever the tables say, and sends no heartbeat.
@@ -162,8 +166,16 @@ impl NodeControl {
         self.retired = true;
     }
 
+    /// The store takes no writes any more: this process acts as primary no more, and the managers are told, so that they wait
+    /// for none of its leases. False: that was said before.
+    pub fn fail_store(&mut self) -> bool {
+        self.urgent |= !self.store_failed;
+        !std::mem::replace(&mut self.store_failed, true)
+    }
+
+    /// Whether it acts as primary no more.
     pub fn is_retired(&self) -> bool {
-        self.retired
+        self.retired || (self.store_failed && !Mutant::ActWithFailedStore.on())
     }
 
     /// Disk and shard threads moved; up to that time beacons are sent and answered because of it.
@@ -174,7 +186,7 @@ impl NodeControl {
     /// The lease that a beacon asks its witness for; `None`: none is sent or answered now.
     pub fn beacon(&self, now: Instant) -> Option<Duration> {
         self.lease
-            .filter(|_| now <= self.progress_until && !self.retired)
+            .filter(|_| now <= self.progress_until && !self.is_retired())
     }
 
     pub fn leases(&self) -> &LeaseHolder {
@@ -248,14 +260,14 @@ impl NodeControl {
     }
 
     /// The next heartbeat, if one is due. Without progress (the disk took a synced write and the shards' threads turned
-    /// lately) none is sent, and so the leases end.
+    /// lately) none is sent, and so the leases end; but that the store failed is told.
     pub fn next_heartbeat(
         &mut self,
         now: Instant,
         wall_ms: u64,
         progress: bool,
     ) -> Option<(NodeId, HeartbeatRequest)> {
-        if now < self.due() || !progress || self.retired {
+        if now < self.due() || self.retired || !(progress || self.store_failed) {
             return None;
         }
         self.turn_from_silent_manager(now);
@@ -275,7 +287,10 @@ impl NodeControl {
             process: self.process,
             sequence,
             wall_ms,
-            condition: self.condition,
+            condition: match self.store_failed {
+                true => Condition::StoreFailed,
+                false => self.condition,
+            },
             claims: self.leases.digest(),
             claim_list: self.list_wanted.then(|| self.leases.claims().collect()),
             term: self.term,

@@ -110,7 +110,7 @@ impl Leader {
         Some(best.copy())
     }
 
-    fn fullness(&self, node: &NodeEntry) -> usize {
+    pub(super) fn fullness(&self, node: &NodeEntry) -> usize {
         let copies = self.view.copies_at(node.id) + self.planned.copies_at(node.id);
         copies * 1_024 / node.capacity.max(1) as usize
     }

@@ -120,7 +120,7 @@ impl Leader {
             .or_else(|| self.finish_leaving(turn, shard, entry))
             .or_else(|| self.drop_lost_witness(turn, entry))
             .or_else(|| self.fill(turn, shard, entry))
-            .or_else(|| self.shed(turn, entry))
+            .or_else(|| self.shed(turn, shard, entry))
             .map(|op| release_witness(entry, op))
     }
 
@@ -234,7 +234,7 @@ impl Leader {
     }
 
     /// Takes away what is too much, once enough full copies are here.
-    fn shed(&self, turn: &Turn, entry: &ShardEntry) -> Option<EntryOp> {
+    fn shed(&self, turn: &Turn, shard: ShardId, entry: &ShardEntry) -> Option<EntryOp> {
         let wanted = turn.tables.namespace(entry.namespace)?.settings.copies as usize;
         let standing = |c: CopyId| self.standing(turn, entry, c);
         let joins = || entry.joining.difference(&entry.leaving).copied();
@@ -242,10 +242,10 @@ impl Leader {
         if let Some(copy) = joins().find(free) {
             return Some(EntryOp::Remove { copy });
         }
-        let here = entry
-            .full_copies()
-            .filter(|c| standing(*c) == Standing::Here);
-        let here = here.count();
+        // In an in_sync shard one that is not a member yet takes nobody's place.
+        let counts = |c: &CopyId| !entry.is_in_sync() || entry.in_sync.contains(c);
+        let here = entry.full_copies().filter(counts);
+        let here = here.filter(|c| standing(*c) == Standing::Here).count();
         if here < wanted {
             return None;
         }
@@ -253,7 +253,7 @@ impl Leader {
         if let Some(copy) = secondaries.clone().find(|c| standing(*c) == Standing::Gone) {
             return Some(EntryOp::Remove { copy });
         }
-        if let Some(copy) = joins().next() {
+        if let Some(copy) = joins().find(|copy| !self.is_awaited(turn, shard, *copy)) {
             return Some(EntryOp::MarkLeaving { copy });
         }
         if let Some(copy) = secondaries.find(|c| standing(*c) == Standing::Unwanted) {
@@ -264,7 +264,13 @@ impl Leader {
         }
         let present = entry.secondaries.iter().copied();
         let present = present.filter(|c| standing(*c) == Standing::Here);
-        let copy = present.max_by_key(|c| self.view.copies_at(c.node))?;
+        // The site with the most of its copies first, of those the least preferred, then the fullest node.
+        let site = |c: &CopyId| turn.tables.node(c.node).map(|node| node.site.as_str());
+        let in_site = |c: &CopyId| entry.full_copies().filter(|o| site(o) == site(c)).count();
+        let settings = &turn.tables.namespace(entry.namespace)?.settings;
+        let rank = |c: &CopyId| site(c).map(|site| settings.site_rank(site));
+        let full = |c: &CopyId| turn.tables.node(c.node).map(|node| self.fullness(node));
+        let copy = present.max_by_key(|c| (in_site(c), rank(c), full(c)))?;
         Some(EntryOp::MarkLeaving { copy })
     }
 
@@ -276,13 +282,16 @@ impl Leader {
         if replaced || node.state == NodeState::Removed {
             return Standing::Gone;
         }
+        let away = self.away_since(copy.node);
+        if away.is_some() && self.is_given_up(turn, copy.node) {
+            return Standing::Gone;
+        }
         let namespace = turn.tables.namespace(entry.namespace);
         if node.drain || namespace.is_some_and(|n| !n.settings.allows_site(&node.site)) {
             return Standing::Unwanted;
         }
-        let after = turn.tables.settings().replace_after;
-        match self.down_since.get(&copy.node) {
-            Some(since) if turn.now.since(*since) >= after => Standing::Gone,
+        // What cannot write follows nobody.
+        match away {
             Some(_) => Standing::Away,
             None => Standing::Here,
         }

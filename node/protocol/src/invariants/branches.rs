@@ -3,8 +3,10 @@
 //! Nothing is forgotten when a copy trims, undoes or loses it: what a copy should hold can be told from the tree alone.
 
 use super::Violation;
-use crate::conflict::ConflictReason;
+use crate::conflict::{ConflictReason, is_conflict_key};
 use crate::record::{Body, EncodedRecord, Record};
+use crate::request::Outcome;
+use crate::tables::ConflictPolicy;
 use std::collections::BTreeMap;
 use understudy_proto::{Pair, ShardId};
 
@@ -22,6 +24,9 @@ pub struct Branches {
     forgotten: usize,
     may_have_run: usize,
     conflicts: usize,
+    decided: usize,
+    /// What the shards' namespaces want done with orphans, where it is not the default.
+    policies: BTreeMap<ShardId, ConflictPolicy>,
 }
 
 impl Branches {
@@ -43,7 +48,12 @@ impl Branches {
             return Err(Violation::new("I4", what));
         }
         match &record.body {
-            Body::Request(body) if !body.earlier.is_empty() => self.again += 1,
+            Body::Request(body) => {
+                self.again += usize::from(!body.earlier.is_empty());
+                let decides = body.ops.iter().any(|op| is_conflict_key(op.key()));
+                let applied = matches!(body.outcome, Outcome::Applied(_));
+                self.decided += usize::from(decides && applied);
+            }
             Body::Conflict(body) => {
                 self.conflicts += 1;
                 self.may_have_run +=
@@ -65,6 +75,19 @@ impl Branches {
     /// Records that were recorded again, and conflicts.
     pub fn reconciled(&self) -> (usize, usize) {
         (self.again, self.conflicts)
+    }
+
+    /// Conflicts that were resolved.
+    pub fn decided(&self) -> usize {
+        self.decided
+    }
+
+    pub fn set_policy(&mut self, shard: ShardId, policy: ConflictPolicy) {
+        self.policies.insert(shard, policy);
+    }
+
+    pub fn policy(&self, shard: ShardId) -> ConflictPolicy {
+        self.policies.get(&shard).copied().unwrap_or_default()
     }
 
     /// All pairs from the first record to `end`, or the pair at which the tree has a hole.

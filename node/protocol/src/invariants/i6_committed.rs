@@ -3,6 +3,8 @@
 //! What primaries say is committed has to be one growing log per shard: durable with every member of the set that the managers
 //! know, and with whoever they hold for eligible; formed in, or committed together with a record of, the committing epoch. A
 //! read at a primary sees exactly the fold of that log, a read elsewhere only what lies on it; nothing of it is ever undone.
+//! A forced promotion cuts it off where the promoted copy's log parts from it: what was beyond is judged as in a lazy shard
+//! (I7), and may still be read where it is.
 
 use super::i5_fold::fold;
 use super::{Branches, Checked, CopyShadow, Row, Violation};
@@ -27,6 +29,10 @@ pub struct Commit {
 struct Log {
     path: Vec<Pair>,
     objects: BTreeMap<Bytes, Object>,
+    /// What it was before each forced promotion that cut it off.
+    former: Vec<Vec<Pair>>,
+    /// The epoch of the newest one.
+    forced: Epoch,
 }
 
 impl Log {
@@ -37,6 +43,32 @@ impl Log {
     fn holds(&self, pair: Pair) -> bool {
         let at = pair.version.0.wrapping_sub(1) as usize;
         pair == Pair::ZERO || self.path.get(at) == Some(&pair)
+    }
+
+    /// Whether both, the first not after the second, lie on this log or on one that it was.
+    fn held(&self, first: Pair, then: Pair) -> bool {
+        let at = |path: &Vec<Pair>, pair: Pair| match pair {
+            Pair::ZERO => Some(0),
+            pair => path.iter().position(|p| *p == pair).map(|at| at + 1),
+        };
+        let paths = std::iter::once(&self.path).chain(&self.former);
+        paths.into_iter().any(|path| {
+            at(path, then)
+                .is_some_and(|then| at(path, first) <= Some(then) && at(path, first).is_some())
+        })
+    }
+
+    fn fold(&mut self, shard: ShardId, at: Pair, branches: &Branches) {
+        let record = &branches.get(shard, at).expect("on the path").record;
+        let Some(request) = record.request_id() else {
+            return;
+        };
+        for change in record.changes().iter().filter(|c| c.is_write()) {
+            let old = self.objects.remove(&change.key);
+            if let Some(new) = fold(old.as_ref(), change, at, request) {
+                self.objects.insert(change.key.clone(), new);
+            }
+        }
     }
 }
 
@@ -58,7 +90,8 @@ pub(super) fn promoted_is_in_sync(shard: ShardId, old: Option<&Row>, row: &Row) 
         return Ok(());
     };
     let copy = promoted.copy();
-    if set.members.contains(&copy) || old.eligible.contains(&copy) {
+    let forced = row.forced == Some(row.epoch);
+    if forced || set.members.contains(&copy) || old.eligible.contains(&copy) {
         return Ok(());
     }
     let what = format!("{copy} is promoted and was neither in sync nor eligible");
@@ -77,6 +110,11 @@ impl Committed {
         let Commit {
             copy, epoch, pair, ..
         } = *commit;
+        let forced = self.logs.get(&shard).map_or(Epoch::ZERO, |log| log.forced);
+        if epoch < forced {
+            // A primary that a forced promotion passed over commits what it has, without a lease: it answers nobody.
+            return Ok(());
+        }
         if pair.epoch != epoch {
             let what = format!("{copy} commits {pair} in epoch {epoch}, without its epoch start");
             return Err(broken(shard, what));
@@ -118,16 +156,35 @@ impl Committed {
             return Err(broken(shard, what));
         }
         for at in path.into_iter().skip(log.path.len()) {
-            let record = &branches.get(shard, at).expect("on the path").record;
-            if let Some(request) = record.request_id() {
-                for change in record.changes().iter().filter(|c| c.is_write()) {
-                    let old = log.objects.remove(&change.key);
-                    if let Some(new) = fold(old.as_ref(), change, at, request) {
-                        log.objects.insert(change.key.clone(), new);
-                    }
-                }
-            }
+            log.fold(shard, at, branches);
             log.path.push(at);
+        }
+        Ok(())
+    }
+
+    /// A forced promotion: of the committed log only what the promoted copy has goes on.
+    pub(super) fn passed_over(
+        &mut self,
+        shard: ShardId,
+        epoch: Epoch,
+        last: Pair,
+        branches: &Branches,
+    ) -> Checked {
+        let Some(log) = self.logs.get_mut(&shard) else {
+            return Ok(());
+        };
+        let kept = branches.path(shard, last);
+        let kept = kept.map_err(|at| broken(shard, format!("{at} was never formed")))?;
+        let both = log.path.iter().zip(&kept).take_while(|(a, b)| a == b);
+        let common = both.count();
+        log.forced = epoch;
+        if common < log.path.len() {
+            log.former.push(log.path.clone());
+            log.path.truncate(common);
+            log.objects.clear();
+            for at in log.path.clone() {
+                log.fold(shard, at, branches);
+            }
         }
         Ok(())
     }
@@ -163,7 +220,7 @@ impl Committed {
         let nothing = Log::default();
         let log = self.logs.get(&shard).unwrap_or(&nothing);
         let end = log.end();
-        if !log.holds(token) || (newest && token != end) {
+        if !log.held(Pair::ZERO, token) || (newest && token != end) {
             let what = format!("{process} reads at {token}, committed is {end}");
             return Err(broken(shard, what));
         }
@@ -176,7 +233,7 @@ impl Committed {
             let last = object
                 .as_ref()
                 .map_or(Pair::ZERO, |object| object.last.pair);
-            if !log.holds(last) || last > token {
+            if !log.held(last, token) {
                 let what = format!("{process} reads {key:?} of {last} at {token}");
                 return Err(broken(shard, what));
             }

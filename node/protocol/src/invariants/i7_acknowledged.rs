@@ -2,7 +2,8 @@
 //!
 //! It need not stand under the pair with which it was answered: what counts is its request id with the outcome that was told,
 //! or a conflict that has it. A store that is lost stays in the shadow: it counts as a place only while an open cut lists it.
-//! An acknowledged write of an in_sync shard has one place, the primary's log (I6).
+//! An acknowledged write of an in_sync shard has one place, the primary's log (I6), but for what a forced promotion passed
+//! over: that may be in all of these.
 
 use super::{Branches, Checked, CopyShadow, Row, Violation};
 use crate::record::{Body, Record};
@@ -136,7 +137,7 @@ impl Acknowledged {
         if primary.is_some_and(holds) || row.listed.iter().any(|copy| holds(*copy)) {
             return Ok(());
         }
-        if row.in_sync.is_some() {
+        if row.in_sync.is_some() && !row.may_be_passed_over(pair) {
             let id = self.writes[&shard][&pair];
             let what = format!(
                 "shard {shard}: the acknowledged {pair} ({id}) is not in the log of the primary {primary:?}"

@@ -6,11 +6,13 @@
 use super::shadow::Touched;
 use super::{Branches, Checked, CopyShadow, Violation};
 use crate::change::{Change, ObjectChange};
+use crate::conflict::is_conflict_key;
 use crate::effect::Answer;
 use crate::object::Value;
 use crate::record::{Body, Record, RequestBody};
 use crate::request::{Outcome, Request};
 use crate::store::Stored;
+use crate::tables::ConflictPolicy;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use understudy_proto::{CopyId, ShardId};
@@ -104,12 +106,17 @@ pub(super) fn recorded_again_as_it_was(
             false => Ok(()),
         };
     }
+    if branches.policy(shard) != ConflictPolicy::ReapplyIfUnchanged {
+        return wrong("the policy does not want it applied");
+    }
     if first.changes.len() != again.changes.len() {
         return wrong("it touches other objects");
     }
     for (first, again) in first.changes.iter().zip(&again.changes) {
         let lineage = match (first.before, again.before) {
             (found, here) if found == here => true,
+            // Under a conflict's key stands whatever is about the same record.
+            (Some(_), Some(_)) if is_conflict_key(&first.key) => true,
             (Some(found), Some(here)) if found.request == here.request => {
                 let here = branches
                     .get(shard, here.pair)

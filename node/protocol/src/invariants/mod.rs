@@ -32,6 +32,7 @@ use crate::object::Object;
 use crate::request::Request;
 use crate::shard::ReadAnswer;
 use crate::store::{Batch, StoreChange, Stored};
+use crate::tables::ConflictPolicy;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -75,6 +76,15 @@ pub struct Row {
     pub in_sync: Option<InSyncSet>,
     pub eligible: BTreeSet<CopyId>,
     pub witnesses: BTreeSet<CopyId>,
+    /// The newest epoch that a forced promotion began.
+    pub forced: Option<Epoch>,
+}
+
+impl Row {
+    /// Whether what was acknowledged under that pair may have been passed over by a forced promotion.
+    fn may_be_passed_over(&self, pair: Pair) -> bool {
+        self.forced.is_some_and(|forced| pair.epoch < forced)
+    }
 }
 
 /// All checks and what they remember.
@@ -284,6 +294,13 @@ impl Invariants {
         self.primaries.row_changed(shard, old, &row)?;
         self.reconciled.row_changed(shard, &row);
         i6_committed::promoted_is_in_sync(shard, old, &row)?;
+        let since = old.map_or(Epoch::ZERO, |old| old.epoch);
+        if row.forced > Some(since) {
+            let promoted = row.primary.map(ProcessId::copy);
+            let last = promoted.map_or(Pair::ZERO, |copy| self.position(copy, shard));
+            self.committed
+                .passed_over(shard, row.epoch, last, &self.branches)?;
+        }
         self.rows.insert(shard, row);
         self.check_acknowledged(shard)
     }
@@ -349,6 +366,16 @@ impl Invariants {
     /// How many records were applied again, and how many conflicts were logged, on any branch.
     pub fn reconciled(&self) -> (usize, usize) {
         self.branches.reconciled()
+    }
+
+    /// How many conflicts were resolved, on any branch.
+    pub fn decided(&self) -> usize {
+        self.branches.decided()
+    }
+
+    /// What the shard's namespace wants done with orphans; it never changes.
+    pub fn set_policy(&mut self, shard: ShardId, policy: ConflictPolicy) {
+        self.branches.set_policy(shard, policy);
     }
 
     /// How many dedup entries expiry records removed, and how many conflicts were logged because of that, on any branch.

@@ -103,4 +103,17 @@ mod tests {
         assert!(!holds(&starts, p(2, 20), p(2, 21)));
         assert!(holds(&[], Pair::ZERO, Pair::ZERO));
     }
+
+    /// What a follower of the request log does (docs/request-log.md): it knows the ends of the epochs that it read.
+    #[test]
+    fn a_position_gives_a_bound_and_what_was_held_up_to_it_the_cut() {
+        let (theirs, their_end) = ([p(1, 1), p(2, 31)], p(2, 60));
+        let (ours, our_end) = ([p(1, 1), p(3, 40)], p(3, 70));
+        let bound = end_before(&ours, our_end, their_end);
+        assert_eq!(bound, p(1, 39), "the position alone");
+        let held = [p(1, 30), p(2, 60)];
+        let last = held.into_iter().filter(|at| *at <= bound).max();
+        assert_eq!(last, Some(cut(&ours, our_end, &theirs, their_end)));
+        assert_eq!(last, Some(p(1, 30)), "1.31 to 1.39 would be left out else");
+    }
 }

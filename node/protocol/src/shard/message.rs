@@ -229,6 +229,8 @@ pub enum FateKind {
     /// Recorded again as the failed outcome that it is.
     OutcomeOnly,
     Conflict(ConflictReason),
+    /// By the namespace's policy; a record tells of it.
+    Discarded,
 }
 
 impl Message {

@@ -8,15 +8,16 @@ use super::branch;
 use super::message::{Fate, FateKind, Message, Submit, Submitted};
 use super::replica::{Replica, Role};
 use crate::change::{Change, ComponentChange, ObjectChange};
-use crate::conflict::{Conflict, ConflictBody, ConflictReason};
+use crate::conflict::{Conflict, ConflictBody, ConflictReason, is_conflict_key};
 use crate::effect::{Context, Effect};
 use crate::mutant::Mutant;
 use crate::object::{LastWrite, Object, Value};
 use crate::record::{Body, Record, RequestBody};
 use crate::request::{DedupEntry, Outcome};
 use crate::store::{Orphan, StoreError};
+use crate::tables::ConflictPolicy;
 use bytes::Bytes;
-use understudy_proto::limits::GIVEN_BACK_BYTES_MAX;
+use understudy_proto::limits::{GIVEN_BACK_BYTES_MAX, PENDING_RECORDS_MAX};
 use understudy_proto::{NodeId, Pair};
 
 /// What is to be done with an orphan.
@@ -28,6 +29,8 @@ enum Verdict {
     /// Its failed outcome is recorded again.
     OutcomeOnly,
     Conflict(Box<Conflict>, Option<DedupEntry>),
+    /// Only its record tells of it.
+    Discard(Box<Conflict>, Option<DedupEntry>),
 }
 
 impl Replica {
@@ -115,13 +118,16 @@ impl Replica {
         primary.given_back < GIVEN_BACK_BYTES_MAX
     }
 
-    /// Under the lease, and not while a hand-over waits for the target to have everything.
+    /// Under the lease, and not while a hand-over waits for the target to have everything. in_sync: while something commits
+    /// and not much waits for it.
     fn may_reconcile(&self, context: &Context<'_>) -> bool {
         matches!(&self.role, Role::Primary(primary) if !primary.hands_over())
             && self.check_primary(context).is_ok()
+            && !self.too_few_in_sync()
+            && self.live.pending.len() < PENDING_RECORDS_MAX
     }
 
-    /// Up to where everything is durable here and at every secondary that is not joining.
+    /// Up to where everything is durable here and at every secondary that is not joining; in_sync also committed.
     fn everywhere(&self) -> Pair {
         let Role::Primary(primary) = &self.role else {
             return Pair::ZERO;
@@ -130,7 +136,7 @@ impl Replica {
         let secondaries = self.row().secondaries.iter().filter(|copy| **copy != me);
         secondaries
             .map(|copy| primary.streams.acknowledged(*copy).unwrap_or(Pair::ZERO))
-            .fold(self.durable, Pair::min)
+            .fold(self.visible.min(self.durable), Pair::min)
     }
 
     /// Judges one orphan and logs what comes of it.
@@ -158,6 +164,15 @@ impl Replica {
                 FateKind::Conflict(conflict.reason),
                 self.log_conflict(context, *conflict, replaced, out)?,
             ),
+            Verdict::Discard(..) if Mutant::DiscardInSilence.on() => {
+                (FateKind::Discarded, Pair::ZERO)
+            }
+            Verdict::Discard(conflict, replaced) => {
+                let body = ConflictBody::discarded(*conflict, replaced);
+                let body = Body::Conflict(Box::new(body));
+                let stands = self.log_own(context, body, Vec::new(), out)?;
+                (FateKind::Discarded, stands)
+            }
         };
         Ok(Fate { pair, kind, stands })
     }
@@ -178,11 +193,21 @@ impl Replica {
             Body::Request(body) => (record.pair, &**body, None),
             Body::Conflict(body) => {
                 let conflict = &body.conflict;
-                (conflict.cut_off.pair, conflict.request(), Some(conflict))
+                (conflict.cut_off.pair, conflict.request(), Some(&**body))
             }
             // It changed nothing and nobody asked for it.
             Body::EpochStart | Body::Expiry(_) => return Ok(Verdict::Stands(Pair::ZERO)),
         };
+        let policy = context.clients.conflicts(self.shard);
+        // What was a conflict before stays what it was, whatever the policy says now.
+        let discards = before.map_or(policy == ConflictPolicy::Discard, |before| {
+            before.change.is_none()
+        });
+        let verdict = |conflict: Conflict, replaced| match discards {
+            true => Verdict::Discard(Box::new(conflict), replaced),
+            false => Verdict::Conflict(Box::new(conflict), replaced),
+        };
+        let before = before.map(|body| &body.conflict);
         let known = self.live.dedup(self.shard, context.stored, body.id)?;
         if let Some((_, entry)) = known {
             let same =
@@ -192,25 +217,26 @@ impl Replica {
             }
             let conflict =
                 self.conflict_of(context, record, before, ConflictReason::OutcomeConflict)?;
-            return Ok(Verdict::Conflict(Box::new(conflict), Some(entry)));
+            return Ok(verdict(conflict, Some(entry)));
         }
         if let Some(conflict) = before {
-            return Ok(Verdict::Conflict(Box::new(conflict.clone()), None));
+            return Ok(verdict(conflict.clone(), None));
         }
         if self.may_have_run(context, body.id.client, parted)? {
             let conflict = self.conflict_of(context, record, None, ConflictReason::MayHaveRun)?;
-            return Ok(Verdict::Conflict(Box::new(conflict), None));
+            return Ok(verdict(conflict, None));
         }
         if !matches!(body.outcome, Outcome::Applied(_)) {
             return Ok(Verdict::OutcomeOnly);
         }
-        Ok(match self.as_it_found_them(context, body)? {
-            Ok(changes) => Verdict::Apply(changes),
-            Err(reason) => {
-                let conflict = self.conflict_of(context, record, None, reason)?;
-                Verdict::Conflict(Box::new(conflict), None)
-            }
-        })
+        let applies = policy == ConflictPolicy::ReapplyIfUnchanged || Mutant::ApplyWhatIsHeld.on();
+        let reason = match self.as_it_found_them(context, body)? {
+            Ok(changes) if applies => return Ok(Verdict::Apply(changes)),
+            Ok(_) => ConflictReason::ByPolicy,
+            Err(reason) => reason,
+        };
+        let conflict = self.conflict_of(context, record, None, reason)?;
+        Ok(verdict(conflict, None))
     }
 
     /// The changes of the request on the objects as they are here, when each of them is as the request found it.
@@ -225,6 +251,8 @@ impl Replica {
             let here = now.as_ref().map(|object| object.last);
             let told = if Mutant::ApplyWithoutLastWriter.on() {
                 values_are_as_found(change, now.as_ref())
+            } else if is_conflict_key(&change.key) {
+                is_same_conflict(change.before, here)
             } else {
                 self.is_same_write(context, change.before, here)?
             };
@@ -349,8 +377,8 @@ impl Replica {
         let key = conflict.key();
         let before = self.live.newest(self.shard, context.stored, &key)?;
         let body = ConflictBody::new(conflict, replaced, before.as_ref());
-        let after = body
-            .change
+        let change = body.change.as_ref().expect("a conflict is put");
+        let after = change
             .apply(before, self.next_pair(), body.id)
             .expect("the change was made for the object as it is");
         let written = vec![(key, after)];
@@ -379,6 +407,18 @@ impl Replica {
             version: self.live.position.version.next(),
         }
     }
+}
+
+/// Whether the conflict that a resolution found is there: whatever stands under its key is about the same record that was cut
+/// off, logged again under another pair or found again on this branch. Its objects are looked at by themselves.
+fn is_same_conflict(
+    found: Option<LastWrite>,
+    here: Option<LastWrite>,
+) -> Result<(), ConflictReason> {
+    if found.is_some() == here.is_some() || Mutant::ResolveWhatIsGone.on() {
+        return Ok(());
+    }
+    Err(ConflictReason::ObjectChanged)
 }
 
 /// The same change on the object as it is here: what is written stays, what was there before is this branch's, so that it

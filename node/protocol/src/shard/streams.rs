@@ -499,7 +499,7 @@ impl Replica {
             let complete = streams
                 .acknowledged(*copy)
                 .is_some_and(|acknowledged| acknowledged >= position);
-            if complete && (in_sync || self.may_complete(context, *copy, out)) {
+            if complete && self.may_complete(context, *copy, out) {
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
             }
         }

@@ -2,7 +2,8 @@
 //! atomic batch, into the orphan log, and the objects, dedup entries and epoch starts become what they were before.
 //!
 //! Nothing acknowledged is dropped here: what was acknowledged and cut off is in the orphan log afterwards (I7). What an
-//! in_sync shard never committed was never acknowledged: it is logged and dropped, and no object changes.
+//! in_sync shard never committed was never acknowledged: it is logged and dropped, and no object changes. After a forced
+//! promotion it may have been, and is kept like in a lazy shard.
 
 use super::replica::Replica;
 use super::secondary::Phase;
@@ -139,7 +140,10 @@ impl Replica {
                 version,
             });
             changes.push(StoreChange::PutMeta(self.meta.clone()));
-        } else if !committed || record.is_own() || Mutant::DropOrphans.on() {
+        } else if !(committed || self.may_be_acknowledged(record.pair))
+            || record.is_own()
+            || Mutant::DropOrphans.on()
+        {
             changes.push(StoreChange::RemoveRecord {
                 generation,
                 version,
@@ -160,6 +164,13 @@ impl Replica {
         }
         self.orphans_batch = self.persist(changes, out);
         Ok(())
+    }
+
+    /// in_sync: whether the record may have been committed without this copy's learning it: a forced promotion passed over
+    /// copies that had it. Whatever any later failover cuts off was never acknowledged.
+    fn may_be_acknowledged(&self, pair: Pair) -> bool {
+        let forced = self.row().forced;
+        forced.is_some_and(|forced| pair.epoch < forced) && !Mutant::DropForcedOrphans.on()
     }
 
     /// Whether the orphan log holds the record: it was cut off before, came back with another branch, and was not dropped yet.

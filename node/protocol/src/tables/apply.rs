@@ -3,6 +3,7 @@
 use super::answers::Outcome;
 use super::command::{Answer, Command, EntryChange, Envelope, Refusal, invalid, not_allowed};
 use super::command::{ENTRY_CHANGES_MAX, EntryOp, RENEWALS_MAX};
+use super::forced::Forced;
 use super::membership::{LaunchId, NodeEntry, NodeState, Registration};
 use super::naming::{Namespace, NamespaceSettings};
 use super::settings::ClusterSettings;
@@ -130,6 +131,11 @@ impl Tables {
                 revision,
             } => self.bind(name, endpoints, *lease_ms, *revision, changes),
             Command::Unbind { name, revision } => self.unbind(name, *revision, changes),
+            Command::ForcePromotion {
+                shard,
+                revision,
+                forced,
+            } => self.force_promotion(*shard, *revision, *forced, changes),
         }
     }
 
@@ -282,9 +288,14 @@ impl Tables {
         changes: &mut Changes,
     ) -> Outcome {
         let mut entry = self.living_node(node)?;
-        if entry.incarnation != incarnation || entry.launch != *launch {
+        let exact = entry.incarnation == incarnation && entry.launch == *launch;
+        if !exact && !Mutant::ExitReportOfAnotherIncarnation.on() {
             return Err(not_allowed("that is not the node's newest process"));
         }
+        let incarnation = match exact {
+            true => incarnation,
+            false => entry.incarnation,
+        };
         if entry.ended < incarnation {
             entry.ended = incarnation;
             entry.state = NodeState::Down;
@@ -306,6 +317,12 @@ impl Tables {
     }
 
     fn remove_node(&mut self, node: NodeId, changes: &mut Changes) -> Outcome {
+        if self
+            .node(node)
+            .is_some_and(|n| n.state == NodeState::Removed)
+        {
+            return self.done(changes);
+        }
         let mut entry = self.living_node(node)?;
         let holds = |c: CopyId| c.node == node;
         let named = |s: &super::ShardEntry| {
@@ -444,7 +461,7 @@ impl Tables {
         expect_revision(Some(change.revision), old.revision)?;
         self.check_copies_are_of_known_nodes(&change.op)?;
         let mut new = old.clone();
-        let present = |copy| self.process_of(copy).is_some() && !self.is_lost(copy);
+        let present = |copy| self.is_present(copy);
         new.change(&change.op, &self.naming.lost, &present)?;
         new.revision = changes.revision;
         let faults = new.faults();
@@ -460,11 +477,40 @@ impl Tables {
         Ok(())
     }
 
+    fn force_promotion(
+        &mut self,
+        shard: ShardId,
+        revision: Revision,
+        forced: Forced,
+        changes: &mut Changes,
+    ) -> Outcome {
+        let Some(old) = self.naming.shards.get(&shard) else {
+            return Err(Refusal::NotFound {
+                what: format!("shard {shard}"),
+            });
+        };
+        expect_revision(Some(revision), old.revision)?;
+        self.check_forced(old, &forced)?;
+        let mut new = old.clone();
+        new.force(forced)?;
+        new.revision = changes.revision;
+        self.naming.shards.insert(shard, new.clone());
+        changes.push(Changed::Shard(shard, new));
+        self.done(changes)
+    }
+
+    /// Whether a node that was not removed has that store now, and no person declared it lost.
+    fn is_present(&self, copy: CopyId) -> bool {
+        let row = self.node(copy.node);
+        let stays = row.is_some_and(|node| node.state != NodeState::Removed);
+        stays && self.process_of(copy).is_some() && !self.is_lost(copy)
+    }
+
     /// A copy gets a role only at a node that has its store now; a process acts only while it is the newest.
     fn check_copies_are_of_known_nodes(&self, op: &EntryOp) -> Result<(), Refusal> {
-        let present = |copy: CopyId| match self.process_of(copy) {
-            Some(_) if !self.is_lost(copy) => Ok(()),
-            _ => Err(not_allowed("no node has that store now")),
+        let present = |copy: CopyId| match self.is_present(copy) {
+            true => Ok(()),
+            false => Err(not_allowed("no node has that store now")),
         };
         let newest = |process: ProcessId| {
             present(process.copy())?;

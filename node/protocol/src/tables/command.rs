@@ -3,6 +3,7 @@
 //! A command is applied at most once under its id. What the controllers propose about a shard is a compare-and-set on
 //! the row's revision ([`EntryChange`]), so that a stale or repeated proposal changes nothing.
 
+use super::forced::Forced;
 use super::membership::{LaunchId, NodeState, Registration};
 use super::naming::{Namespace, NamespaceSettings};
 use super::sessions::Session;
@@ -127,6 +128,13 @@ pub enum Command {
     /// The leader, which was told of all activity, found these silent for the horizon. Those that are not are passed over.
     ExpireSessions {
         clients: Vec<ClientId>,
+    },
+    /// A person makes that copy the shard's primary, whatever others have that cannot be asked. Compare-and-set on the row's
+    /// revision; what is under way is replaced.
+    ForcePromotion {
+        shard: ShardId,
+        revision: Revision,
+        forced: Forced,
     },
 }
 

@@ -3,6 +3,7 @@
 //! Every change is one of the [`EntryOp`]s, a compare-and-set on the row's revision; each checks before and after it.
 
 use super::command::{EntryOp, Refusal, not_allowed};
+use super::forced::Forced;
 use super::in_sync::Present;
 use crate::effect::{Assignment, InSyncSet};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub struct Begun {
     pub epoch: Epoch,
     /// Wins against equally advanced copies: the target of a clean hand-over.
     pub preferred: Option<CopyId>,
+    /// A person chose who is promoted.
+    #[serde(default)]
+    pub forced: Option<Forced>,
 }
 
 /// A shard's row. A copy is in at most one of `primary`, `secondaries` and `joining`.
@@ -60,10 +64,14 @@ pub struct ShardEntry {
     /// that it changes with the set and not beside it.
     #[serde(default)]
     pub min_in_sync: Option<u32>,
+    /// The newest epoch that a forced promotion began. What an in_sync copy undoes of earlier epochs may have been acknowledged.
+    /// Never taken back.
+    #[serde(default)]
+    pub forced: Option<Epoch>,
 }
 
 impl ShardEntry {
-    pub(super) fn new(namespace: NamespaceId, min_in_sync: Option<u32>) -> ShardEntry {
+    pub(crate) fn new(namespace: NamespaceId, min_in_sync: Option<u32>) -> ShardEntry {
         ShardEntry {
             namespace,
             revision: Revision::ZERO,
@@ -79,6 +87,7 @@ impl ShardEntry {
             open_cuts: Vec::new(),
             begun: None,
             min_in_sync,
+            forced: None,
         }
     }
 
@@ -110,6 +119,7 @@ impl ShardEntry {
                 min,
             }),
             witnesses: self.witnesses.clone(),
+            forced: self.forced,
         }
     }
 
@@ -176,7 +186,12 @@ impl ShardEntry {
         if self.epoch == Epoch::ZERO || epoch <= floor {
             return Err(not_allowed("a failover begins above every earlier epoch"));
         }
-        self.begun = Some(Begun { epoch, preferred });
+        let forced = self.begun.and_then(|begun| begun.forced);
+        self.begun = Some(Begun {
+            epoch,
+            preferred,
+            forced,
+        });
         Ok(())
     }
 
@@ -192,18 +207,15 @@ impl ShardEntry {
             return Err(not_allowed("no failover to that epoch has begun"));
         }
         let copy = promoted.copy();
-        if !self.candidates().any(|c| c == copy) || !sealed.contains(&copy) {
+        if !self.promotable().any(|c| c == copy) || !sealed.contains(&copy) {
             return Err(not_allowed("only a sealed candidate is promoted"));
         }
-        assert!(epoch > self.epoch, "epoch {epoch} after {}", self.epoch);
-        let stores = self
-            .copies()
-            .filter(|c| !sealed.contains(c) && !lost.contains(c));
-        let stores: BTreeSet<CopyId> = stores.collect();
-        if !self.is_in_sync() {
-            // What an in_sync shard cuts off was never acknowledged.
-            self.open_cut(epoch, last, stores);
+        if self.forcing().is_some_and(|forced| last < forced.least) {
+            return Err(not_allowed("the chosen copy has less than was shown"));
         }
+        assert!(epoch > self.epoch, "epoch {epoch} after {}", self.epoch);
+        self.open_cut(epoch, last, self.cut_stores(copy, sealed, lost));
+        self.note_forced(epoch);
         let old = self.primary.map(ProcessId::copy).filter(|c| *c != copy);
         self.secondaries.retain(|c| *c != copy);
         self.secondaries.extend(old);
@@ -349,6 +361,10 @@ impl ShardEntry {
         check(
             self.begun.is_none_or(|b| b.epoch > self.epoch),
             "a begun failover leads to a higher epoch",
+        );
+        check(
+            self.forced.is_none_or(|forced| forced <= self.epoch),
+            "a forced promotion began an epoch that was reached",
         );
         check(self.open_cuts.len() <= OPEN_CUTS_MAX, "too many open cuts");
         let sound = |c: &OpenCut| {

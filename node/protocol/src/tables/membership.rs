@@ -50,6 +50,9 @@ pub struct Registration {
     pub capacity: u32,
     pub launch: LaunchId,
     pub boot: BootId,
+    /// host:port of the agent that started the process and takes wishes about it; empty: none.
+    #[serde(default)]
+    pub agent: String,
 }
 
 /// In which state a node is, as everybody sees it.
@@ -90,6 +93,9 @@ pub struct NodeEntry {
     pub state: NodeState,
     /// A person wants it empty.
     pub drain: bool,
+    /// host:port of the agent that started the newest process; empty: none.
+    #[serde(default)]
+    pub agent: String,
 }
 
 impl NodeEntry {
@@ -164,10 +170,22 @@ impl Membership {
         Ok((new, true))
     }
 
+    /// The node whose newest process registered with that launch id.
+    pub(super) fn launched(&self, launch: &LaunchId) -> Option<&NodeEntry> {
+        let living = |n: &&NodeEntry| n.launch == *launch && n.state != NodeState::Removed;
+        let named = !launch.0.is_empty();
+        self.nodes.values().find(living).filter(|_| named)
+    }
+
     fn check_store_is_free(&self, r: &Registration) -> Result<(), Refusal> {
         let other = |n: &&NodeEntry| {
             n.store == r.store && n.name != r.name && n.state != NodeState::Removed
         };
+        let removed = |n: &NodeEntry| n.store == r.store && n.state == NodeState::Removed;
+        if self.nodes.values().any(removed) {
+            let why = "this node was removed: stop its process, or start it with an empty folder";
+            return Err(super::command::not_allowed(why));
+        }
         match self.nodes.values().find(other) {
             Some(n) => Err(Refusal::StoreTaken {
                 name: n.name.clone(),
@@ -195,6 +213,7 @@ fn new_entry(id: NodeId, r: &Registration) -> NodeEntry {
         boot: r.boot.clone(),
         state: NodeState::Joining,
         drain: false,
+        agent: r.agent.clone(),
     }
 }
 
@@ -216,6 +235,7 @@ fn check_registration(r: &Registration) -> Result<(), Refusal> {
         &r.internal.outside,
         &r.launch.0,
         &r.boot.0,
+        &r.agent,
     ];
     let labels = r.labels.iter().flat_map(|(k, v)| [k, v]);
     if texts.into_iter().chain(labels).any(|t| t.len() > 1_024) {

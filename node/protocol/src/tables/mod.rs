@@ -9,6 +9,7 @@ mod apply;
 pub mod bindings;
 pub mod command;
 pub mod entry;
+pub mod forced;
 mod in_sync;
 pub mod invariants;
 pub mod membership;
@@ -21,6 +22,8 @@ pub mod watch;
 mod witness;
 
 #[cfg(test)]
+mod forced_tests;
+#[cfg(test)]
 mod in_sync_tests;
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,7 @@ pub use apply::Applied;
 pub use bindings::Binding;
 pub use command::{Answer, Command, EntryChange, EntryOp, Envelope, Refusal};
 pub use entry::{Begun, OpenCut, ShardEntry};
+pub use forced::Forced;
 pub use membership::{Address, BootId, LaunchId, NodeEntry, NodeState, Registration};
 pub use naming::{ConflictPolicy, Forward, Namespace, NamespaceSettings, Policy};
 pub use sessions::{Session, SessionState};

@@ -30,12 +30,15 @@ pub enum Forward {
     Operation,
 }
 
-/// What becomes of an orphan.
+/// What becomes of an orphan that is not known already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConflictPolicy {
+    /// It is applied where everything is as it found it, else a person decides.
     #[default]
     ReapplyIfUnchanged,
+    /// What stands is kept; a record tells what was discarded.
     Discard,
+    /// A person decides, also where it could be applied.
     HoldForAPerson,
 }
 

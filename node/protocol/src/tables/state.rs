@@ -3,7 +3,7 @@
 use super::answers::Answers;
 use super::bindings::{Binding, Bindings};
 use super::entry::ShardEntry;
-use super::membership::{Membership, NodeEntry};
+use super::membership::{LaunchId, Membership, NodeEntry};
 use super::naming::{Namespace, Naming};
 use super::sessions::{Session, Sessions};
 use super::settings::ClusterSettings;
@@ -54,6 +54,11 @@ impl Tables {
 
     pub fn node_by_name(&self, name: &str) -> Option<&NodeEntry> {
         self.membership.by_name(name)
+    }
+
+    /// The node whose newest process was started under that launch id.
+    pub fn launched(&self, launch: &LaunchId) -> Option<&NodeEntry> {
+        self.membership.launched(launch)
     }
 
     /// In the order of their ids; the removed ones too.

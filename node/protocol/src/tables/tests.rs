@@ -320,6 +320,25 @@ fn only_a_sealed_candidate_of_a_begun_failover_is_promoted() {
 }
 
 #[test]
+fn a_removed_node_stays_out_with_its_store_and_takes_no_copy() {
+    let (mut desk, _, _) = placed();
+    let gone = desk.register("n4", 4, "a").unwrap();
+    let remove = || Command::RemoveNode { node: gone.node };
+    desk.run(remove()).unwrap();
+    desk.run(remove()).expect("said again it is done");
+    let shard = desk.create("more", 1).unwrap().first_shard;
+    let place = EntryOp::Place {
+        primary: gone,
+        secondaries: Vec::new(),
+    };
+    assert!(desk.change(shard, place).is_err());
+    assert!(desk.register("n4", 4, "b").is_err(), "the same folder");
+    assert!(desk.register("n5", 4, "b").is_err(), "by another name");
+    let new = desk.register("n4", 5, "b").expect("an empty folder");
+    assert!(new.node > gone.node, "an id is never given again");
+}
+
+#[test]
 fn a_process_that_is_not_the_newest_is_not_promoted() {
     let (mut desk, shard, nodes) = placed();
     let epoch = Epoch(2);
@@ -511,6 +530,7 @@ fn a_session_that_was_silent_for_the_horizon_ends_for_good() {
     assert!(matches!(many, Err(Refusal::TooMany { .. })));
 }
 
+// capability A11
 #[test]
 fn bindings_are_listed_by_prefix_and_expire_by_the_tables_clock() {
     let mut desk = Desk::default();
@@ -558,6 +578,7 @@ fn bindings_are_listed_by_prefix_and_expire_by_the_tables_clock() {
     assert_eq!(changes[0].what, Changed::Unbound("a/b".to_string()));
 }
 
+// capability A06; trap G13
 #[test]
 fn lengths_keep_their_rules() {
     let mut desk = Desk::default();
@@ -715,6 +736,13 @@ fn command() -> impl Strategy<Value = (Command, bool)> {
         1 => name().prop_map(|name| Command::DeleteNamespace { name }),
         12 => prop::collection::vec(change(), 1..3).prop_map(Command::ChangeEntries),
         1 => copy().prop_map(|copy| Command::DeclareStoreLost { copy }),
+        2 => ((1..5_u64).prop_map(ShardId), copy(), any::<bool>()).prop_map(|(shard, copy, stopped)| {
+            let incarnation = Incarnation(1);
+            let process = ProcessId { node: copy.node, store: copy.store, incarnation };
+            let stopped = stopped.then_some(process);
+            let forced = Forced { copy, least: Pair::ZERO, stopped };
+            Command::ForcePromotion { shard, revision: Revision::ZERO, forced }
+        }),
         1 => client().prop_map(|client| Command::RegisterSession { client }),
         1 => client().prop_map(|client| Command::CloseSession { client }),
         1 => (0..200_000_u64).prop_map(|to_ms| Command::RaiseClock { from_ms: 0, to_ms, step: false }),
@@ -741,6 +769,14 @@ fn with_right_revisions(tables: &Tables, command: Command) -> Command {
                 change.revision = row.map_or(Revision::ZERO, |r| r.revision);
             }
             Command::ChangeEntries(list)
+        }
+        Command::ForcePromotion { shard, forced, .. } => {
+            let revision = tables.shard(shard).map_or(Revision::ZERO, |r| r.revision);
+            Command::ForcePromotion {
+                shard,
+                revision,
+                forced,
+            }
         }
         Command::SetNodeState { node, state, .. } => {
             let revision = tables.node(node).map_or(Revision::ZERO, |n| n.revision);

@@ -1,7 +1,8 @@
 //! What a process that is not real knows of clients.
 
 use crate::effect::{ClientSession, Clients, Keep};
-use std::collections::BTreeSet;
+use crate::tables::ConflictPolicy;
+use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::{ClientId, Revision, ShardId};
 
 /// All are open but for those that are named.
@@ -10,6 +11,9 @@ pub struct KnownClients {
     pub ended: BTreeSet<ClientId>,
     pub revision: Revision,
     pub keep: Keep,
+    /// Of all shards that are not named otherwise.
+    pub conflicts: ConflictPolicy,
+    pub conflicts_of: BTreeMap<ShardId, ConflictPolicy>,
 }
 
 impl Clients for KnownClients {
@@ -26,5 +30,10 @@ impl Clients for KnownClients {
 
     fn keep(&self, _: ShardId) -> Keep {
         self.keep
+    }
+
+    fn conflicts(&self, shard: ShardId) -> ConflictPolicy {
+        let named = self.conflicts_of.get(&shard);
+        named.copied().unwrap_or(self.conflicts)
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use understudy_proto::{ClientId, NamespaceId, NodeId, Pair, RequestId, Sequence};
+use understudy_protocol::conflict::conflict_key;
 use understudy_protocol::request::{Op, Precondition, Request};
 
 pub type Parsed<T> = Result<T, String>;
@@ -193,6 +194,9 @@ fn op(words: &[&str]) -> Parsed<Op> {
             data: value_of(data)?,
         },
         ["get", key] => Op::Get { key: bytes(key) },
+        ["resolve", conflict] => Op::Delete {
+            key: conflict_of(conflict)?,
+        },
         _ => return Err(format!("'{}' is no operation", words.join(" "))),
     })
 }
@@ -207,6 +211,10 @@ fn precondition(words: &[&str]) -> Parsed<Precondition> {
             key: bytes(key),
             absent: false,
         },
+        ["conflict", conflict, "at", at] => Precondition::LastPair {
+            key: conflict_of(conflict)?,
+            pair: pair(at)?,
+        },
         [key, "at", at] => Precondition::LastPair {
             key: bytes(key),
             pair: pair(at)?,
@@ -218,6 +226,13 @@ fn precondition(words: &[&str]) -> Parsed<Precondition> {
         },
         _ => return Err(format!("'if {}' is no condition", words.join(" "))),
     })
+}
+
+/// `c1:2@1.3`: the key of the conflict about the request whose record 1.3 was cut off.
+fn conflict_of(text: &str) -> Parsed<Bytes> {
+    let wrong = || format!("'{text}' is no conflict, such as c1:2@1.3");
+    let (id, cut_off) = text.split_once('@').ok_or_else(wrong)?;
+    Ok(conflict_key(request_id(id)?, pair(cut_off)?))
 }
 
 fn bytes(text: &str) -> Bytes {

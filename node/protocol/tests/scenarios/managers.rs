@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use understudy_proto::{ClientId, CopyId, Epoch, NodeId, Pair, ProcessId, Revision};
 use understudy_protocol::effect::{Assignment, HandOver, InSyncSet, Input};
 use understudy_protocol::invariants::Row;
+use understudy_protocol::tables::ConflictPolicy;
 use understudy_protocol::time::Duration;
 
 /// A row of the naming table as the file gave it.
@@ -33,6 +34,7 @@ impl World {
             .unwrap_or_default();
         let members = words.nodes_option("in-sync")?;
         let witnesses = words.nodes_option("witnesses")?;
+        let forced = words.number_option("forced")?.map(Epoch);
         let min: Option<u32> = words.number_option("min-in-sync")?;
         let in_sync = match min {
             Some(min) => Some(InSyncSet {
@@ -63,6 +65,7 @@ impl World {
             open_cut_lists_me: false,
             in_sync: in_sync.clone(),
             witnesses: self.copies_of(&witnesses)?.into_iter().collect(),
+            forced,
         };
         let row = Row {
             epoch,
@@ -71,6 +74,7 @@ impl World {
             secondaries: assignment.secondaries.iter().copied().collect(),
             in_sync: in_sync.clone(),
             witnesses: assignment.witnesses.clone(),
+            forced,
             ..Row::default()
         };
         let changed = self.invariants.on_row(SHARD, row);
@@ -178,7 +182,15 @@ impl World {
         let age_ms: Option<u64> = words.number_option("age")?;
         let revision: Option<u64> = words.number_option("revision")?;
         let ended: Option<u64> = words.number_option("ended")?;
+        let policy = match words.option("cut-off") {
+            None => None,
+            Some("reapply") => Some(ConflictPolicy::ReapplyIfUnchanged),
+            Some("discard") => Some(ConflictPolicy::Discard),
+            Some("hold") => Some(ConflictPolicy::HoldForAPerson),
+            Some(other) => return Err(format!("'{other}' is no policy: reapply, discard, hold")),
+        };
         let known = &mut self.machine_mut(node)?.clients;
+        known.conflicts = policy.unwrap_or(known.conflicts);
         if let Some(entries) = entries {
             known.keep.entries = entries;
         }

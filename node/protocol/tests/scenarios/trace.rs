@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use understudy_proto::failure::Failure;
 use understudy_proto::{NodeId, Pair, RequestId};
-use understudy_protocol::conflict::{Conflict, is_reserved};
+use understudy_protocol::conflict::{Conflict, is_reserved, parse_conflict_key};
 use understudy_protocol::effect::{Answer, Ask, SealedCopy};
 use understudy_protocol::expiry::shard_state_id;
 use understudy_protocol::object::{Object, Value};
@@ -262,6 +262,7 @@ pub fn message(message: &Message) -> String {
                     FateKind::Applied => "applied at".to_string(),
                     FateKind::OutcomeOnly => "its outcome at".to_string(),
                     FateKind::Conflict(reason) => format!("conflict ({}) at", reason.as_str()),
+                    FateKind::Discarded => "discarded at".to_string(),
                 };
                 format!("{} {how} {}, ", fate.pair, fate.stands)
             });
@@ -406,7 +407,7 @@ pub fn record(record: &EncodedRecord) -> String {
         }
         Body::Conflict(body) => {
             let request = body.conflict.request();
-            let keys = request.changes.iter().map(|change| text(&change.key));
+            let keys = request.changes.iter().map(|change| name(&change.key));
             let stands = keys
                 .zip(&body.conflict.stands)
                 .map(|(key, last)| match last {
@@ -414,9 +415,13 @@ pub fn record(record: &EncodedRecord) -> String {
                     Some(last) => format!("{key} by {} {}", last.pair, request_id(last.request)),
                 });
             format!(
-                "{} {} CONFLICT ({}): {} was cut off; {}",
+                "{} {} {} ({}): {} was cut off; {}",
                 record.pair,
                 request_id(body.id),
+                match body.change {
+                    Some(_) => "CONFLICT",
+                    None => "DISCARDED",
+                },
                 body.conflict.reason.as_str(),
                 body.conflict.cut_off.pair,
                 list(stands, ", ", |one| one)
@@ -432,6 +437,7 @@ pub fn request_id(id: RequestId) -> String {
 fn op(op: &Op) -> String {
     match op {
         Op::Put { key, value } => format!("put {} {}", text(key), text(value)),
+        Op::Delete { key } if is_reserved(key) => name(key).replace("conflict", "resolve"),
         Op::Delete { key } => format!("delete {}", text(key)),
         Op::SetComponent { key, name, value } => {
             format!("set {} {} {}", text(key), text(name), text(value))
@@ -444,12 +450,20 @@ fn op(op: &Op) -> String {
 }
 
 fn precondition(precondition: &Precondition) -> String {
-    let key = text(precondition.key());
+    let key = name(precondition.key());
     match precondition {
         Precondition::LastPair { pair, .. } => format!("{key} at {pair}"),
         Precondition::ComponentValue { value: v, .. } => format!("{key} is {}", value(v)),
         Precondition::Absent { absent: true, .. } => format!("{key} absent"),
         Precondition::Absent { absent: false, .. } => format!("{key} present"),
+    }
+}
+
+/// What a command calls a key.
+fn name(key: &Bytes) -> String {
+    match parse_conflict_key(key) {
+        Some((id, cut_off)) => format!("conflict {}@{cut_off}", request_id(id)),
+        None => text(key),
     }
 }
 

@@ -143,6 +143,9 @@ pub struct FailoverArgs {
     /// How often the manager leader's process is killed
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub leader_faults: u32,
+    /// An agent starts the nodes, reports the end of each at once, and restarts it
+    #[arg(long)]
+    pub agent: bool,
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// Clients, each with one request on the way

@@ -205,7 +205,7 @@ async fn until_read(endpoint: &str, key: bytes::Bytes, token: Pair) -> anyhow::R
 
 async fn sent(local: &Local) -> anyhow::Result<Sent> {
     let mut sum = Sent::default();
-    for member in local.nodes().filter(|member| member.name != AWAY) {
+    for member in local.node_members().filter(|member| member.name != AWAY) {
         let (_, text) = http_get(member.ports.admin, "/metrics").await?;
         let of = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -2,7 +2,7 @@
 
 use super::args::FailoverArgs;
 use super::keys::value;
-use super::start;
+use super::start_with;
 use crate::cli::faults::{self, LeaderLoss, PrimaryLoss};
 use crate::cli::local::Local;
 use crate::cli::pulse::Pulse;
@@ -42,6 +42,10 @@ struct Failovers {
 struct Spread {
     least: f64,
     median: f64,
+    /// 90 of 100 are at most this.
+    p90: f64,
+    /// 99 of 100 are at most this.
+    p99: f64,
     most: f64,
 }
 
@@ -54,13 +58,20 @@ impl Spread {
         Spread {
             least: *least,
             median: values[values.len() / 2],
+            p90: at_most(&values, 90),
+            p99: at_most(&values, 99),
             most: *most,
         }
     }
 }
 
+/// The least value that so many of a hundred do not exceed.
+fn at_most(sorted: &[f64], percent: usize) -> f64 {
+    sorted[(sorted.len() * percent).div_ceil(100) - 1]
+}
+
 pub async fn run(args: &FailoverArgs) -> anyhow::Result<()> {
-    let (mut local, client) = start(&args.cluster, NAMESPACE).await?;
+    let (mut local, client) = start_with(&args.cluster, NAMESPACE, args.agent).await?;
     let shards = client.namespace(NAMESPACE).route().await?.shard_count();
     // The timeline is not looked at.
     let pulse = Arc::new(Pulse::new(shards, Duration::ZERO));
@@ -74,7 +85,11 @@ pub async fn run(args: &FailoverArgs) -> anyhow::Result<()> {
     tokio::time::sleep(CALM).await;
     let failovers = kill_and_restart(args, &mut local, &client, &pulse).await;
     writers.shutdown().await;
-    drop(local);
+    match args.agent {
+        // The agent ends its nodes; their folders go when they have ended.
+        true => local.stop().await,
+        false => drop(local),
+    }
     print(args, &failovers?)
 }
 
@@ -115,7 +130,7 @@ async fn kill_and_restart(
     let mut primaries = Vec::new();
     for _ in 0..args.faults {
         let victim = faults::busiest_primary(local, client, NAMESPACE).await?;
-        let loss = faults::kill_primary(local, victim, pulse, PATIENCE).await?;
+        let loss = faults::kill_primary(local, victim, &[], pulse, PATIENCE).await?;
         if shown {
             eprintln!("{}: {:.0} ms", loss.server, loss.gap_ms);
         }
@@ -158,8 +173,8 @@ fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{:<42} {:>9} {:>9} {:>9}",
-        "", "least ms", "median ms", "most ms"
+        "{:<42} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "", "least ms", "median ms", "p90 ms", "p99 ms", "most ms"
     );
     let rows = [
         (
@@ -172,9 +187,11 @@ fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
         let Spread {
             least,
             median,
+            p90,
+            p99,
             most,
         } = spread;
-        println!("{name:<42} {least:>9.0} {median:>9.0} {most:>9.0}");
+        println!("{name:<42} {least:>9.0} {median:>9.0} {p90:>9.0} {p99:>9.0} {most:>9.0}");
     }
     for loss in &failovers.leaders {
         println!(

@@ -73,12 +73,22 @@ async fn load(args: &LoadArgs) -> anyhow::Result<()> {
 
 /// Starts a cluster of our own and makes the namespace. Gives it when every shard has all its copies.
 async fn start(args: &ClusterArgs, namespace: &str) -> anyhow::Result<(Local, Client)> {
+    start_with(args, namespace, false).await
+}
+
+/// The same, with an agent that starts the nodes where one is wanted.
+async fn start_with(
+    args: &ClusterArgs,
+    namespace: &str,
+    agent: bool,
+) -> anyhow::Result<(Local, Client)> {
     let plan = Plan {
         managers: MANAGERS,
         nodes: NODES,
         port_base: args.port_base,
         data_dir: args.data_dir.clone(),
         keep: args.keep,
+        agent,
     };
     let local = Local::start(&plan).await?;
     if args.keep {

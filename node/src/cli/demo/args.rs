@@ -17,10 +17,10 @@ pub struct Args {
     /// Seats of each flight.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub seats: u32,
-    /// Clients that reserve seats at the same time, each with one request after the other.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    /// Clients at the same time, each with one request after the other: three of four reserve seats, the fourth writes notes.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=2_000))]
     pub clients: u32,
-    /// Reservations that all clients together try each second.
+    /// Requests that all clients together send each second.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
     /// Seconds of load; it lasts longer where the faults take longer.

@@ -1,17 +1,21 @@
 //! Reads everything back and holds it against what the clients were told.
 //!
 //! Read at the primaries: the request log of every shard, all objects, and the orphan logs of all nodes. `judge` is pure.
-//! An acknowledgement is accounted for when its request stands in the primary's log with the outcome that was told, also as
-//! a conflict, or in the orphan log of a node that runs.
+//! Reservations are `in_sync`: each acknowledged one has to stand in its primary's log with the outcome that was told. Of the
+//! notes, which are lazy, [`notes`] tells more.
 
+pub mod notes;
+
+use super::agents::Shards;
 use super::airports::Airport;
 use super::flights::{Flight, SOLD, Ticket};
-use super::ledger::{Came, Ledger, Request};
-use super::{AIRPORTS, FLIGHTS};
+use super::ledger::{Came, Ledger, Request, Wish};
+use super::{AIRPORTS, FLIGHTS, NOTES};
 use crate::cli::read_back::{Recorded, is_conflict, request_of};
 use anyhow::Context;
 use bytes::Bytes;
 use futures::StreamExt;
+use notes::{HeldNotes, NotesAudit};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
@@ -31,9 +35,6 @@ pub struct Held {
     pub log: HashMap<RequestId, Vec<Came>>,
     /// Seats for which the logs hold more than one sale.
     pub sales: HashMap<(String, u32), u32>,
-    pub orphans: HashMap<RequestId, Vec<(Came, u64)>>,
-    /// What each request had come to where a failover cut it off, and which is a conflict in a primary's log.
-    pub conflicts: HashMap<RequestId, Vec<Came>>,
     pub seats: HashMap<(String, u32), Ticket>,
     /// The counters of the flights.
     pub counters: HashMap<String, i64>,
@@ -45,12 +46,9 @@ pub struct Missing {
     pub request_id: String,
     pub client: u32,
     pub flight: String,
-    pub seat: u32,
+    /// `seat 7` or `page 7`.
+    pub what: String,
     pub told: &'static str,
-    /// The nodes in whose orphan logs it waits; none, and no conflict: it is lost.
-    pub orphan_log_of: Vec<String>,
-    /// The shard's log keeps it as a conflict, for a person.
-    pub conflict: bool,
 }
 
 /// A seat that two clients were told is theirs.
@@ -70,15 +68,15 @@ pub struct Audit {
     pub airports_read_back: u64,
     pub airports_wrong: u64,
     pub seats_sold: u64,
+    /// Reservations and notes that are nowhere as they were told.
     pub missing: Vec<Missing>,
-    /// Of the missing, those that wait nowhere.
-    pub unaccounted: u64,
     pub seats_sold_twice: Vec<String>,
     /// Requests that stand in the logs more than once, or flights whose counter is not the number of their sold seats.
     pub ran_twice: Vec<String>,
     /// Requests that stand in a log though the client was told that they certainly did not run.
     pub ran_though_told_not: Vec<String>,
     pub seats_of_two_clients: Vec<TwoOwners>,
+    pub notes: NotesAudit,
 }
 
 impl Audit {
@@ -87,16 +85,18 @@ impl Audit {
         airports: &[Airport],
         flights: &[Flight],
         ledger: &Ledger,
-        shards: u32,
+        shards: Shards,
     ) -> anyhow::Result<Audit> {
         let wrong = compare_airports(&client.namespace(AIRPORTS), airports).await?;
         let names = node_names(client).await?;
         let began = Instant::now();
         loop {
-            let held = read_back(&client.namespace(FLIGHTS), shards).await?;
-            let mut audit = judge(flights, ledger, &held, &names);
+            let held = read_back(&client.namespace(FLIGHTS), shards.seats).await?;
+            let of_notes = HeldNotes::read(&client.namespace(NOTES), shards.notes).await?;
+            let mut audit = judge(flights, ledger, &held, &of_notes, &names);
             (audit.airports_read_back, audit.airports_wrong) = wrong;
-            if audit.unaccounted == 0 || began.elapsed() > PATIENCE {
+            let settled = audit.missing.is_empty() && audit.notes.waiting.is_empty();
+            if settled || began.elapsed() > PATIENCE {
                 return Ok(audit);
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -105,10 +105,11 @@ impl Audit {
 
     pub fn passed(&self) -> bool {
         self.airports_wrong == 0
-            && self.unaccounted == 0
+            && self.missing.is_empty()
             && self.seats_sold_twice.is_empty()
             && self.ran_twice.is_empty()
             && self.ran_though_told_not.is_empty()
+            && self.seats_of_two_clients.is_empty()
     }
 }
 
@@ -143,13 +144,6 @@ async fn node_names(client: &Client) -> anyhow::Result<BTreeMap<u64, String>> {
 async fn read_back(namespace: &Namespace, shards: u32) -> anyhow::Result<Held> {
     let mut held = Held::default();
     let recorded = Recorded::read(namespace, shards).await?;
-    for orphan in recorded.orphans {
-        let record = orphan.record.as_ref();
-        if let Some((id, came)) = record.and_then(of_request) {
-            let places = held.orphans.entry(id).or_default();
-            places.push((came, orphan.node));
-        }
-    }
     for record in &recorded.log {
         held.take_record(record);
     }
@@ -166,11 +160,10 @@ impl Held {
             return;
         };
         if is_conflict(record) {
-            self.conflicts.entry(id).or_default().push(came);
             return;
         }
         self.log.entry(id).or_default().push(came);
-        if came != Came::Sold {
+        if came != Came::Done {
             return;
         }
         let keys = record.changes.iter().map(|change| &change.key);
@@ -197,7 +190,7 @@ impl Held {
 fn of_request(record: &LogRecord) -> Option<(RequestId, Came)> {
     let id = request_of(record)?;
     let came = match record.outcome.as_ref().map(Outcome::status) {
-        Some(Status::Applied) => Came::Sold,
+        Some(Status::Applied) => Came::Done,
         Some(Status::ConditionFailed) => Came::Refused,
         _ => Came::Odd,
     };
@@ -209,60 +202,52 @@ pub fn judge(
     flights: &[Flight],
     ledger: &Ledger,
     held: &Held,
+    of_notes: &HeldNotes,
     names: &BTreeMap<u64, String>,
 ) -> Audit {
-    let missing: Vec<Missing> = ledger
-        .acknowledged()
-        .flat_map(|request| missing(flights, request, held, names))
-        .collect();
-    let nowhere = missing
-        .iter()
-        .filter(|missing| missing.orphan_log_of.is_empty() && !missing.conflict);
+    let is_there = |request: &Request, came: &Came| {
+        let logged = held.log.get(&request.id);
+        match request.wish {
+            Wish::Seat(_) => logged.is_some_and(|logged| logged.contains(came)),
+            Wish::Note(_) => of_notes.accounts_for(request.id, *came),
+        }
+    };
+    let mut ran_twice = ran_twice(flights, held);
+    ran_twice.extend(of_notes.ran_twice());
     Audit {
         seats_sold: held.seats.len() as u64,
-        unaccounted: nowhere.count() as u64,
-        missing,
+        missing: missing(flights, ledger, is_there),
         seats_sold_twice: sold_twice(held),
-        ran_twice: ran_twice(flights, held),
-        ran_though_told_not: ran_though_told_not(ledger, held),
+        ran_twice,
+        ran_though_told_not: ran_though_told_not(ledger, held, of_notes),
         seats_of_two_clients: two_owners(flights, ledger, held),
+        notes: of_notes.judge(ledger, names),
         ..Default::default()
     }
 }
 
-/// Each different thing that the client was told of this request and the log does not say.
+/// Each different thing that a client was told of a request and that is not there.
 fn missing(
     flights: &[Flight],
-    request: &Request,
-    held: &Held,
-    names: &BTreeMap<u64, String>,
+    ledger: &Ledger,
+    is_there: impl Fn(&Request, &Came) -> bool,
 ) -> Vec<Missing> {
-    let told: BTreeSet<Came> = request.answers.iter().map(|answer| answer.came).collect();
-    let logged = held.log.get(&request.id);
-    let told = told
-        .into_iter()
-        .filter(|came| !logged.is_some_and(|logged| logged.contains(came)));
-    told.map(|came| {
-        let orphans = held.orphans.get(&request.id).into_iter().flatten();
-        let same = orphans.filter(|(orphan, _)| *orphan == came);
-        let nodes: BTreeSet<u64> = same.map(|(_, node)| *node).collect();
-        let name = |node: u64| {
-            names
-                .get(&node)
-                .cloned()
-                .unwrap_or_else(|| node.to_string())
-        };
-        Missing {
+    let of_request = |request: &Request| {
+        let told: BTreeSet<Came> = request.answers.iter().map(|answer| answer.came).collect();
+        let gone = told.into_iter().filter(|came| !is_there(request, came));
+        let missing = gone.map(|came| Missing {
             request_id: request.id.to_string(),
             client: request.client,
             flight: flights[request.flight].code.clone(),
-            seat: request.seat,
-            told: came.word(),
-            orphan_log_of: nodes.into_iter().map(name).collect(),
-            conflict: (held.conflicts.get(&request.id)).is_some_and(|all| all.contains(&came)),
-        }
-    })
-    .collect()
+            what: match request.wish {
+                Wish::Seat(seat) => format!("seat {seat}"),
+                Wish::Note(page) => format!("page {page}"),
+            },
+            told: came.word(request.wish),
+        });
+        missing.collect::<Vec<_>>()
+    };
+    ledger.acknowledged().flat_map(of_request).collect()
 }
 
 fn sold_twice(held: &Held) -> Vec<String> {
@@ -299,10 +284,11 @@ fn ran_twice(flights: &[Flight], held: &Held) -> Vec<String> {
     found
 }
 
-fn ran_though_told_not(ledger: &Ledger, held: &Held) -> Vec<String> {
+fn ran_though_told_not(ledger: &Ledger, held: &Held, of_notes: &HeldNotes) -> Vec<String> {
     let told_not = ledger.requests.iter().filter(|request| request.not_run);
+    let ran = |id: &RequestId| held.log.contains_key(id) || of_notes.log.contains_key(id);
     told_not
-        .filter(|request| held.log.contains_key(&request.id))
+        .filter(|request| ran(&request.id))
         .map(|request| request.id.to_string())
         .collect()
 }
@@ -310,8 +296,8 @@ fn ran_though_told_not(ledger: &Ledger, held: &Held) -> Vec<String> {
 fn two_owners(flights: &[Flight], ledger: &Ledger, held: &Held) -> Vec<TwoOwners> {
     let mut owners: BTreeMap<(usize, u32), Vec<(&Request, Duration)>> = BTreeMap::new();
     for request in &ledger.requests {
-        if let Some(told) = request.told_sold() {
-            let seat = (request.flight, request.seat);
+        if let Some((seat, told)) = request.told_sold() {
+            let seat = (request.flight, seat);
             owners.entry(seat).or_default().push((request, told.at));
         }
     }

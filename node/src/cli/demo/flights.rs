@@ -1,9 +1,12 @@
-//! The flights of the demo and how they are stored: drawn by the seed, between airports with an IATA code.
+//! The flights of the demo and how they are stored: drawn by the seed, between airports with an IATA code. And what passengers
+//! write about them.
 //!
 //! A flight and its seats share a tag, hence a shard, so that a reservation is one transaction: the seat must be absent,
-//! is put, and the flight's counter of sold seats goes up by one. That counter is what tells a request that ran twice.
+//! is put, and the flight's counter of sold seats goes up by one. That counter is what tells a request that ran twice. A page
+//! of notes counts how often it was written, for the same reason.
 
 use super::airports::Airport;
+use super::ledger::Wish;
 use crate::cli::bulk;
 use anyhow::ensure;
 use bytes::Bytes;
@@ -17,6 +20,11 @@ use understudy_proto::shard_of_key::shard_index;
 
 /// The component of a flight that counts its sold seats.
 pub const SOLD: &str = "sold";
+/// The components of a page of notes: what was written last, and how often it was written.
+const TEXT: &str = "text";
+pub const EDITS: &str = "edits";
+/// Pages of notes of each flight. So few that passengers meet on them.
+pub const PAGES: u32 = 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Flight {
@@ -55,26 +63,46 @@ impl Flight {
         Some((code, seat.parse().ok()?))
     }
 
-    /// A reservation: applied when the seat was free, else its condition fails.
-    pub fn reserve(&self, namespace: &Namespace, seat: u32, id: RequestId, client: u32) -> Write {
-        let ticket = Ticket {
+    /// Pages count from 1.
+    pub fn page_key(&self, page: u32) -> Bytes {
+        format!("{{{}}}note/{page:02}", self.code).into()
+    }
+
+    /// The page of such a key: the flight's code, and the number.
+    pub fn parse_page_key(key: &[u8]) -> Option<(&str, u32)> {
+        let key = std::str::from_utf8(key).ok()?;
+        let (code, page) = key.strip_prefix('{')?.split_once("}note/")?;
+        Some((code, page.parse().ok()?))
+    }
+
+    /// What the client wants, as the one request that it is. `namespace`: of seats or of notes.
+    pub fn write(&self, namespace: &Namespace, wish: Wish, id: RequestId, client: u32) -> Write {
+        let by = Ticket {
             request: id.to_string(),
             client,
         };
-        let ticket = serde_json::to_vec(&ticket).unwrap_or_default(); // two plain fields: it cannot fail
-        let key = self.seat_key(seat);
-        namespace
-            .transaction()
-            .if_absent(key.clone())
-            .put(key, ticket)
-            .add(self.key(), SOLD, 1)
-            .request_id(id)
-            .deadline(RESERVATION_DEADLINE)
+        let by = serde_json::to_vec(&by).unwrap_or_default(); // two plain fields: it cannot fail
+        let write = namespace.transaction();
+        let write = match wish {
+            // Applied when the seat was free, else its condition fails.
+            Wish::Seat(seat) => {
+                let key = self.seat_key(seat);
+                let write = write.if_absent(key.clone()).put(key, by);
+                write.add(self.key(), SOLD, 1)
+            }
+            // The last one holds.
+            Wish::Note(page) => {
+                let key = self.page_key(page);
+                let write = write.set_component(key.clone(), TEXT, by);
+                write.add(key, EDITS, 1)
+            }
+        };
+        write.request_id(id).deadline(DEADLINE)
     }
 }
 
 /// Longer than any failover here, so that a client keeps its request over it.
-const RESERVATION_DEADLINE: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Draws flights between two different airports each.
 pub fn draw(
@@ -131,6 +159,9 @@ mod tests {
         let seat = once[3].seat_key(12);
         assert_eq!(Flight::parse_seat_key(&seat), Some(("US0004", 12)));
         assert_eq!(Flight::parse_seat_key(&once[3].key()), None);
+        let page = once[3].page_key(7);
+        assert_eq!(Flight::parse_page_key(&page), Some(("US0004", 7)));
+        assert_eq!(Flight::parse_page_key(&seat), None);
         assert_eq!(shard_index(&seat, 16), once[3].shard(16));
     }
 }

@@ -8,31 +8,41 @@ use understudy_client::{Error, Outcome, Written};
 use understudy_proto::RequestId;
 use understudy_proto::failure::Applied;
 
-/// What a reservation came to.
+/// What a client wants of a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Reserve that seat.
+    Seat(u32),
+    /// Write that page of the passengers' notes.
+    Note(u32),
+}
+
+/// What a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Came {
-    /// The seat was free and is sold.
-    Sold,
+    /// The seat was free and is sold; the note is written.
+    Done,
     /// The seat was taken.
     Refused,
-    /// Something that a reservation never comes to.
+    /// Something that a reservation or a note never comes to.
     Odd,
 }
 
 impl Came {
     pub fn of(written: &Written) -> Came {
         match written.outcome {
-            Outcome::Applied(_) => Came::Sold,
+            Outcome::Applied(_) => Came::Done,
             Outcome::ConditionFailed { .. } => Came::Refused,
             Outcome::Failed { .. } => Came::Odd,
         }
     }
 
-    pub fn word(self) -> &'static str {
-        match self {
-            Came::Sold => "sold",
-            Came::Refused => "seat taken",
-            Came::Odd => "failed",
+    pub fn word(self, wish: Wish) -> &'static str {
+        match (self, wish) {
+            (Came::Done, Wish::Seat(_)) => "sold",
+            (Came::Done, Wish::Note(_)) => "written",
+            (Came::Refused, _) => "seat taken",
+            (Came::Odd, _) => "failed",
         }
     }
 }
@@ -53,7 +63,7 @@ pub struct Request {
     pub client: u32,
     /// Index among the flights.
     pub flight: usize,
-    pub seat: u32,
+    pub wish: Wish,
     pub answers: Vec<Answer>,
     /// The last call ended without an answer, and the request may have run.
     pub unknown: bool,
@@ -64,12 +74,12 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn new(id: RequestId, client: u32, flight: usize, seat: u32) -> Request {
+    pub fn new(id: RequestId, client: u32, flight: usize, wish: Wish) -> Request {
         Request {
             id,
             client,
             flight,
-            seat,
+            wish,
             answers: Vec::with_capacity(1),
             unknown: false,
             not_run: false,
@@ -100,9 +110,17 @@ impl Request {
         !self.answers.is_empty()
     }
 
-    /// When a client was first told that the seat is sold to it.
-    pub fn told_sold(&self) -> Option<&Answer> {
-        self.answers.iter().find(|answer| answer.came == Came::Sold)
+    /// The seat, if it is a reservation, and when the client was first told that it is sold to it.
+    pub fn told_sold(&self) -> Option<(u32, &Answer)> {
+        let Wish::Seat(seat) = self.wish else {
+            return None;
+        };
+        let told = self.answers.iter().find(|answer| answer.came == Came::Done);
+        told.map(|answer| (seat, answer))
+    }
+
+    pub fn is_note(&self) -> bool {
+        matches!(self.wish, Wish::Note(_))
     }
 }
 

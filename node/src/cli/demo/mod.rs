@@ -1,8 +1,9 @@
 //! `understudy demo`: the main job on real input, with its worst days in the middle of it.
 //!
 //! Three managers and three nodes as processes of their own; the world's airports; a service that sells numbered seats
-//! with compare-and-set. Under load the primary's process is killed, and later the manager leader's. At the end
-//! everything is read back, and every acknowledged request has to be accounted for.
+//! with compare-and-set, `in_sync`; passengers who write notes, lazily. Under load all nodes are killed, the primary of
+//! most shards a moment after the others, and later the manager leader. At the end everything is read back: no reservation may be
+//! missing, and every acknowledged note has to be accounted for.
 
 mod agents;
 mod airports;
@@ -20,7 +21,7 @@ use super::exit::{Ended, Exit, Trouble};
 use super::faults;
 use super::local::{Local, Plan, START_LIMIT, patient_client};
 use super::pulse::Pulse;
-use agents::{Agents, settle};
+use agents::{Agents, Shards, settle};
 use airports::Airport;
 use anyhow::Context;
 use audit::Audit;
@@ -31,16 +32,20 @@ use std::time::{Duration, Instant};
 use timeline::Timeline;
 use understudy_client::Client;
 use understudy_proto::v1::NamespacePolicy;
+use understudy_proto::v1::namespace_policy::Mode;
 
 /// The namespaces of the demo.
 const AIRPORTS: &str = "airports";
 const FLIGHTS: &str = "flights";
+const NOTES: &str = "notes";
 
 const MANAGERS: u16 = 3;
 const NODES: u16 = 3;
 /// Managers started again, copies repaired: bounds that a healthy cluster stays far below.
 const FAILOVER_PATIENCE: Duration = Duration::from_secs(20);
 const REPAIR_PATIENCE: Duration = Duration::from_secs(30);
+/// How long before the primary the other nodes are killed: so long its lazy writes reach no copy.
+const ALONE: Duration = Duration::from_millis(300);
 /// How long clients are watched after the manager leader's end.
 const LEADER_WATCH: Duration = Duration::from_secs(3);
 
@@ -79,6 +84,7 @@ async fn whole(args: &Args) -> anyhow::Result<Report> {
         port_base: args.port_base,
         data_dir: args.data_dir.clone(),
         keep: args.keep,
+        agent: false,
     };
     let report = tokio::select! {
         report = on_cluster(args, &plan, &airports, flights, &timeline) => report?,
@@ -129,8 +135,12 @@ async fn play(
 ) -> anyhow::Result<Report> {
     let client = patient_client(local.endpoints()).await?;
     let imported = prepare(&client, airports, &flights, timeline).await?;
-    let shards = client.namespace(FLIGHTS).route().await?.shard_count();
-    let pulse = Arc::new(Pulse::new(shards, args.longest_load()));
+    let shards = Shards {
+        seats: client.namespace(FLIGHTS).route().await?.shard_count(),
+        notes: client.namespace(NOTES).route().await?.shard_count(),
+    };
+    let pulse = Pulse::new(shards.seats + shards.notes, args.longest_load());
+    let pulse = Arc::new(pulse);
     let flights = Arc::new(flights);
     let agents = Agents::start(args, &local.endpoints(), &flights, shards, &pulse).await?;
     timeline.begin(&pulse);
@@ -152,9 +162,14 @@ async fn prepare(
     flights: &[Flight],
     timeline: &Timeline,
 ) -> anyhow::Result<u64> {
-    for name in [AIRPORTS, FLIGHTS] {
+    for (name, mode) in [
+        (AIRPORTS, Mode::Lazy),
+        (FLIGHTS, Mode::InSync),
+        (NOTES, Mode::Lazy),
+    ] {
         let policy = NamespacePolicy {
             copies: u32::from(NODES),
+            mode: mode.into(),
             ..Default::default()
         };
         client
@@ -190,6 +205,13 @@ async fn faults_under_load(
     let calm = args.duration() / 4;
     tokio::time::sleep(calm).await;
     let victim = faults::busiest_primary(local, client, FLIGHTS).await?;
+    let others = faults::kill_all_but(local, &victim).await?;
+    timeline.event(&format!(
+        "kill -9 of every node but {}: for {} ms no copy hears of its writes",
+        victim.server,
+        ALONE.as_millis()
+    ));
+    tokio::time::sleep(ALONE).await;
     timeline.event(&format!(
         "kill -9 {}: {} (node {}), the primary of {} shards",
         victim.pid,
@@ -197,7 +219,7 @@ async fn faults_under_load(
         victim.id,
         victim.shards.len()
     ));
-    let primary = faults::kill_primary(local, victim, pulse, FAILOVER_PATIENCE).await?;
+    let primary = faults::kill_primary(local, victim, &others, pulse, FAILOVER_PATIENCE).await?;
     timeline.event(&match primary.not_back.len() {
         0 => format!(
             "all of them have another primary, after {:.0} ms",

@@ -3,7 +3,10 @@
 //! Above, all acknowledgements over time; below, one row for each shard, so that a failover shows as a hole in the rows of
 //! the shards that it hit.
 
-use super::report::{Report, missing_line, thousands, two_owners_line};
+use super::report::{
+    Report, brought_back_line, conflict_line, cut_off_line, missing_line, thousands,
+    two_owners_line, waiting_line,
+};
 use super::timeline::Series;
 use std::fmt::Write;
 
@@ -67,6 +70,20 @@ fn figures(report: &Report) -> String {
         ("duplicates answered", thousands(report.duplicates_answered)),
         ("failover gap, primary killed", report.primary_line()),
         ("failover gap, manager leader killed", report.leader_line()),
+        ("reservations, in_sync", report.reservations_line()),
+        ("passengers' notes, lazy", report.notes_line()),
+        (
+            "notes cut off by the failover",
+            cut_off_line(&report.audit.notes),
+        ),
+        (
+            "of these brought back",
+            report.audit.notes.brought_back.len().to_string(),
+        ),
+        (
+            "conflicts, for a person",
+            report.audit.notes.conflicts.len().to_string(),
+        ),
         (
             "acknowledged but missing",
             thousands(report.acknowledged_but_missing),
@@ -183,11 +200,14 @@ fn seconds(series: &Series, y: f64) -> String {
 fn lists(report: &Report) -> String {
     let mut lists = String::new();
     let missing: Vec<String> = report.audit.missing.iter().map(missing_line).collect();
-    list(
-        &mut lists,
-        "Acknowledged but missing from the primary's log",
-        &missing,
-    );
+    list(&mut lists, "Acknowledged but missing", &missing);
+    let notes = &report.audit.notes;
+    let conflicts: Vec<String> = notes.conflicts.iter().map(conflict_line).collect();
+    list(&mut lists, "Notes in conflict, for a person", &conflicts);
+    let waiting: Vec<String> = notes.waiting.iter().map(waiting_line).collect();
+    list(&mut lists, "Notes that wait in an orphan log", &waiting);
+    let back: Vec<String> = notes.brought_back.iter().map(brought_back_line).collect();
+    list(&mut lists, "Notes that were brought back", &back);
     let two: Vec<String> = report
         .audit
         .seats_of_two_clients

@@ -3,12 +3,16 @@
 //! What went wrong is listed, never summed away.
 
 use super::args::Args;
+use super::audit::notes::{CutOff, NotesAudit, Waiting};
 use super::audit::{Audit, Missing, TwoOwners};
 use super::ledger::Ledger;
 use super::timeline::Series;
 use crate::cli::faults::{LeaderLoss, PrimaryLoss};
 use serde::Serialize;
 use std::fmt::Write;
+
+/// Of the notes that came back, so many are listed; the page and the JSON have all.
+const BROUGHT_BACK_SHOWN: usize = 3;
 
 /// What was done to the cluster.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +36,8 @@ pub struct Report {
     pub load_ms: u64,
     pub requests: u64,
     pub acknowledged: u64,
+    /// Of the requests, those in the `in_sync` namespace; the others are notes.
+    pub reservations: u64,
     /// Of the acknowledged, those that sold a seat.
     pub sold: u64,
     pub duplicates_answered: u64,
@@ -72,6 +78,7 @@ impl Report {
             clients: args.clients,
             load_ms: timeline.load_ms,
             requests: ledger.requests.len() as u64,
+            reservations: ledger.requests.len() as u64 - audit.notes.requests,
             acknowledged,
             sold: sold.count() as u64,
             duplicates_answered: ledger.duplicates(),
@@ -96,6 +103,24 @@ impl Report {
         lines.figure("duplicates answered", thousands(self.duplicates_answered));
         lines.figure("failover gap, primary killed", self.primary_line());
         lines.figure("failover gap, manager leader killed", self.leader_line());
+        let notes = &self.audit.notes;
+        lines.figure("reservations, in_sync", self.reservations_line());
+        lines.figure("passengers' notes, lazy", self.notes_line());
+        lines.figure("  cut off by the failover", cut_off_line(notes));
+        lines.figure("  of these brought back", notes.brought_back.len());
+        let few = notes.brought_back.len().min(BROUGHT_BACK_SHOWN);
+        lines.list(&notes.brought_back[..few], brought_back_line);
+        if few < notes.brought_back.len() {
+            lines.list(&[notes.brought_back.len() - few], |more| {
+                format!("and {more} more")
+            });
+        }
+        lines.figure("  conflicts, for a person", notes.conflicts.len());
+        lines.list(&notes.conflicts, conflict_line);
+        if !notes.waiting.is_empty() {
+            lines.figure("  still waiting", notes.waiting.len());
+            lines.list(&notes.waiting, waiting_line);
+        }
         lines.figure("acknowledged but missing", self.acknowledged_but_missing);
         lines.list(&self.audit.missing, missing_line);
         lines.figure("seats sold twice", self.seats_sold_twice);
@@ -127,6 +152,18 @@ impl Report {
             0 => back,
             wrong => format!("{back}, {wrong} of them wrong"),
         }
+    }
+
+    pub fn reservations_line(&self) -> String {
+        let acknowledged = self.acknowledged - self.audit.notes.acknowledged;
+        let (all, acknowledged) = (thousands(self.reservations), thousands(acknowledged));
+        format!("{all}, {acknowledged} acknowledged")
+    }
+
+    pub fn notes_line(&self) -> String {
+        let notes = &self.audit.notes;
+        let (all, acknowledged) = (thousands(notes.requests), thousands(notes.acknowledged));
+        format!("{all}, {acknowledged} acknowledged")
     }
 
     pub fn primary_line(&self) -> String {
@@ -167,14 +204,40 @@ impl Report {
 }
 
 pub fn missing_line(missing: &Missing) -> String {
-    let place = match missing.orphan_log_of.as_slice() {
-        [] if missing.conflict => "is a conflict in the shard's log".to_string(),
-        [] => "LOST: it is in no log".to_string(),
-        nodes => format!("waits in the orphan log of {}", nodes.join(", ")),
-    };
     format!(
-        "{} ({} seat {}, told \"{}\"): {place}",
-        missing.request_id, missing.flight, missing.seat, missing.told
+        "{} ({} {}, told \"{}\"): LOST",
+        missing.request_id, missing.flight, missing.what, missing.told
+    )
+}
+
+pub fn cut_off_line(notes: &NotesAudit) -> String {
+    match notes.cut_off() {
+        0 => "nothing this time".to_string(),
+        some => thousands(some as u64),
+    }
+}
+
+pub fn brought_back_line(back: &CutOff) -> String {
+    format!(
+        "{} ({} page {}): stood at {}, stands at {}",
+        back.request_id, back.flight, back.page, back.stood_at, back.stands_at
+    )
+}
+
+pub fn conflict_line(conflict: &CutOff) -> String {
+    format!(
+        "{} ({} page {}): {}",
+        conflict.request_id,
+        conflict.flight,
+        conflict.page,
+        conflict.conflict.as_deref().unwrap_or_default()
+    )
+}
+
+pub fn waiting_line(waiting: &Waiting) -> String {
+    format!(
+        "{}: in the orphan log of {}",
+        waiting.request_id, waiting.orphan_log_of
     )
 }
 

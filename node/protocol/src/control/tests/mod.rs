@@ -1,5 +1,7 @@
 //! Tests of the controllers: one by one per rule, and a random walk over a modelled cluster.
 
+mod cuts;
+mod forced;
 mod node;
 mod rules;
 mod walk;

@@ -131,6 +131,31 @@ fn without_progress_no_heartbeat_is_sent() {
     assert!(node.next_heartbeat(at(1_000), 0, true).is_some());
 }
 
+// capability B06
+#[test]
+fn a_process_whose_store_failed_acts_no_more_and_says_so_without_progress() {
+    let mut node = node();
+    let (to, first) = beat(&mut node, 1_000);
+    node.on_answer(at(1_010), to, answer(&first, 1, all(&[])));
+    node.progresses_until(at(9_000));
+    assert!(node.holds(SHARD, EPOCH, at(1_020)) && node.beacon(at(1_020)).is_some());
+    assert!(node.fail_store());
+    assert!(!node.fail_store(), "that is no news");
+    assert!(!node.holds(SHARD, EPOCH, at(1_020)) && node.is_retired());
+    assert_eq!(node.beacon(at(1_020)), None, "it stands by no primary");
+    let (to, second) = node.next_heartbeat(at(1_020), 0, false).expect("at once");
+    assert_eq!(second.condition, Condition::StoreFailed);
+    // Neither a grant that was under way nor what comes later changes that.
+    node.on_answer(at(1_030), to, answer(&second, 1, all(&[])));
+    node.set_condition(Condition::Serving);
+    node.set_condition(Condition::Stopping);
+    let (_, third) = node.next_heartbeat(at(1_200), 0, false).expect("due");
+    assert_eq!(third.condition, Condition::StoreFailed);
+    assert!(!node.holds(SHARD, EPOCH, at(1_040)));
+    node.retire();
+    assert!(node.next_heartbeat(at(2_000), 0, true).is_none());
+}
+
 #[test]
 fn a_silent_manager_is_left_after_an_interval_and_the_leader_is_kept() {
     let mut node = node();

@@ -7,21 +7,24 @@ use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::ids::*;
 
-const S1: ShardId = ShardId(1);
-const S2: ShardId = ShardId(2);
+mod agents;
+mod balance;
 
-struct Bench {
-    now: Instant,
-    tables: Tables,
-    controller: Controller,
-    sequences: BTreeMap<ProcessId, u64>,
-    index: u64,
-    term: u64,
+pub(super) const S1: ShardId = ShardId(1);
+pub(super) const S2: ShardId = ShardId(2);
+
+pub(super) struct Bench {
+    pub(super) now: Instant,
+    pub(super) tables: Tables,
+    pub(super) controller: Controller,
+    pub(super) sequences: BTreeMap<ProcessId, u64>,
+    pub(super) index: u64,
+    pub(super) term: u64,
 }
 
 impl Bench {
     /// Three nodes, two shards, all placed, and a leader of term 1.
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         super::choose_mutant();
         let mut bench = Bench {
             now: Instant::ZERO + Duration::from_millis(10_000),
@@ -47,7 +50,7 @@ impl Bench {
         bench
     }
 
-    fn register(&mut self, n: u64) {
+    pub(super) fn register(&mut self, n: u64) {
         self.apply(Command::RegisterNode(Registration {
             name: format!("n{n}"),
             store: StoreId(n.into()),
@@ -56,7 +59,7 @@ impl Bench {
         }));
     }
 
-    fn lead(&mut self) {
+    pub(super) fn lead(&mut self) {
         self.term += 1;
         let term = self.term;
         self.step(Input::Elected { term });
@@ -64,7 +67,7 @@ impl Bench {
         self.step(Input::QuorumAcked { sent: self.now });
     }
 
-    fn apply(&mut self, command: Command) -> Applied {
+    pub(super) fn apply(&mut self, command: Command) -> Applied {
         self.index += 1;
         let client = ClientId::from_parts(1, 0);
         let sequence = Sequence(self.index);
@@ -73,7 +76,7 @@ impl Bench {
     }
 
     /// Steps, applies what is proposed, and gives all other actions.
-    fn step(&mut self, input: Input) -> Vec<Action> {
+    pub(super) fn step(&mut self, input: Input) -> Vec<Action> {
         let mut input = Some(input);
         let mut others = Vec::new();
         while let Some(next) = input.take() {
@@ -93,7 +96,7 @@ impl Bench {
     }
 
     /// Time passes, with a leader that keeps its quorum, and only these nodes alive.
-    fn pass(&mut self, ms: u64, alive: &[u64]) -> Vec<Action> {
+    pub(super) fn pass(&mut self, ms: u64, alive: &[u64]) -> Vec<Action> {
         let mut actions = Vec::new();
         for _ in 0..ms / 10 {
             self.now = self.now + Duration::from_millis(10);
@@ -106,11 +109,11 @@ impl Bench {
         actions
     }
 
-    fn process(&self, n: u64) -> ProcessId {
+    pub(super) fn process(&self, n: u64) -> ProcessId {
         self.tables.node(NodeId(n)).unwrap().process()
     }
 
-    fn heartbeat(&mut self, n: u64) -> HeartbeatRequest {
+    pub(super) fn heartbeat(&mut self, n: u64) -> HeartbeatRequest {
         let process = self.process(n);
         let sequence = self.sequences.entry(process).or_default();
         *sequence += 1;
@@ -134,7 +137,7 @@ impl Bench {
         }
     }
 
-    fn send(&mut self, request: HeartbeatRequest) -> Option<HeartbeatOutcome> {
+    pub(super) fn send(&mut self, request: HeartbeatRequest) -> Option<HeartbeatOutcome> {
         let actions = self.step(Input::Heartbeat(request));
         actions.into_iter().find_map(|a| match a {
             Action::AnswerHeartbeat(answer) => Some(answer.outcome),
@@ -142,27 +145,27 @@ impl Bench {
         })
     }
 
-    fn beat(&mut self, n: u64) -> Option<HeartbeatOutcome> {
+    pub(super) fn beat(&mut self, n: u64) -> Option<HeartbeatOutcome> {
         let request = self.heartbeat(n);
         self.send(request)
     }
 
-    fn grants(&mut self, request: HeartbeatRequest) -> Option<Grants> {
+    pub(super) fn grants(&mut self, request: HeartbeatRequest) -> Option<Grants> {
         match self.send(request)? {
             HeartbeatOutcome::Taken(taken) => Some(taken.grants),
             HeartbeatOutcome::Refused(why) => panic!("{why:?}"),
         }
     }
 
-    fn entry(&self, shard: ShardId) -> &ShardEntry {
+    pub(super) fn entry(&self, shard: ShardId) -> &ShardEntry {
         self.tables.shard(shard).unwrap()
     }
 
-    fn primary(&self, shard: ShardId) -> u64 {
+    pub(super) fn primary(&self, shard: ShardId) -> u64 {
         self.entry(shard).primary.unwrap().node.0
     }
 
-    fn others(&self, shard: ShardId) -> Vec<u64> {
+    pub(super) fn others(&self, shard: ShardId) -> Vec<u64> {
         self.entry(shard)
             .secondaries
             .iter()
@@ -170,14 +173,14 @@ impl Bench {
             .collect()
     }
 
-    fn seal(&mut self, n: u64, shard: ShardId, last: Pair) -> Vec<Action> {
+    pub(super) fn seal(&mut self, n: u64, shard: ShardId, last: Pair) -> Vec<Action> {
         let epoch = self.entry(shard).begun.expect("a begun failover").epoch;
         let from = self.process(n);
         let seals = vec![(Claim { shard, epoch }, SealOutcome::Sealed { last })];
         self.step(Input::SealAnswer(SealAnswer { from, seals }))
     }
 
-    fn ask_new_epoch(&mut self, shard: ShardId) -> Option<HeartbeatOutcome> {
+    pub(super) fn ask_new_epoch(&mut self, shard: ShardId) -> Option<HeartbeatOutcome> {
         let primary = self.primary(shard);
         let epoch = self.entry(shard).epoch;
         let mut request = self.heartbeat(primary);
@@ -190,7 +193,14 @@ impl Bench {
         self.send(request)
     }
 
-    fn report(&mut self, n: u64, shard: ShardId, followed: Epoch, promised: Epoch, orphans: u64) {
+    pub(super) fn report(
+        &mut self,
+        n: u64,
+        shard: ShardId,
+        followed: Epoch,
+        promised: Epoch,
+        orphans: u64,
+    ) {
         let mut request = self.heartbeat(n);
         request.reports = vec![CopyReport {
             shard,
@@ -397,8 +407,7 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
     let node = NodeId(bench.primary(S1));
     let launch = bench.tables.node(node).unwrap().launch.clone();
     let wrong = ExitReport {
-        node,
-        incarnation: Incarnation(9),
+        process: Some((node, Incarnation(9))),
         launch: launch.clone(),
     };
     bench.step(Input::ExitReport(wrong));
@@ -407,10 +416,8 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
         None,
         "another incarnation is ignored"
     );
-    let incarnation = Incarnation(1);
     bench.step(Input::ExitReport(ExitReport {
-        node,
-        incarnation,
+        process: Some((node, Incarnation(1))),
         launch,
     }));
     assert_eq!(bench.tables.node(node).unwrap().state, NodeState::Down);
@@ -418,6 +425,56 @@ fn an_exit_report_ends_the_wait_for_that_process_only() {
         bench.seal(n, S1, Pair::new(1, 5));
     }
     assert_eq!(bench.entry(S1).epoch, Epoch(2), "no wait is left");
+}
+
+// capabilities B06, B08
+#[test]
+fn a_process_whose_store_failed_is_followed_at_once_and_gets_nothing() {
+    let mut bench = Bench::new();
+    bench.pass(2_000, &[1, 2, 3]);
+    let failed = bench.primary(S1);
+    let claim = Claim {
+        shard: S1,
+        epoch: Epoch(1),
+    };
+    let mut request = bench.heartbeat(failed);
+    request.condition = Condition::StoreFailed;
+    let Some(Grants::AllClaimed { except }) = bench.grants(request) else {
+        panic!("no answer");
+    };
+    assert!(except.contains(&claim), "no lease for what it gave up");
+    for n in bench.others(S1) {
+        bench.seal(n, S1, Pair::new(1, 5));
+    }
+    assert_eq!(bench.entry(S1).epoch, Epoch(2), "no wait is left");
+    assert_ne!(bench.primary(S1), failed);
+    let cut = &bench.entry(S1).open_cuts[0].stores;
+    assert_eq!(cut.first().map(|copy| copy.node.0), Some(failed));
+    let state = bench.tables.node(NodeId(failed)).unwrap().state;
+    assert_eq!(state, NodeState::Up, "it still answers reads");
+}
+
+#[test]
+fn what_was_said_before_does_not_take_back_that_the_store_failed() {
+    let mut bench = Bench::new();
+    bench.pass(2_000, &[1, 2, 3]);
+    let failed = bench.primary(S1);
+    let late = bench.heartbeat(failed);
+    let mut request = bench.heartbeat(failed);
+    request.condition = Condition::StoreFailed;
+    bench.send(request.clone());
+    let answer = bench.send(late.clone());
+    assert_eq!(
+        answer,
+        Some(HeartbeatOutcome::Refused(HeartbeatRefusal::Stale))
+    );
+    // A new leader that hears the older one first grants nothing: the failover is in the row.
+    bench.lead();
+    let Some(Grants::AllClaimed { except }) = bench.grants(late) else {
+        panic!("no answer");
+    };
+    assert!(except.iter().any(|claim| claim.shard == S1));
+    assert!(bench.entry(S1).begun.is_some());
 }
 
 #[test]
@@ -434,6 +491,7 @@ fn a_restarted_primary_asks_for_no_wait_and_may_be_promoted_itself() {
     assert_eq!(bench.entry(S1).primary, Some(bench.process(primary)));
 }
 
+// capability B14
 #[test]
 fn the_most_advanced_sealed_copy_is_promoted_epoch_first() {
     let mut bench = Bench::new();
@@ -461,6 +519,40 @@ fn slower_candidates_are_waited_for_a_little() {
     let away: BTreeSet<u64> = cut.stores.iter().map(|c| c.node.0).collect();
     assert_eq!(away, others.into_iter().collect());
     assert_eq!(cut.cut, Pair::new(1, 1));
+}
+
+#[test]
+fn a_sealed_copy_that_was_made_joining_is_not_promoted_and_nothing_makes_it_so_meanwhile() {
+    let mut bench = Bench::new();
+    let (primary, others) = (bench.primary(S1), bench.others(S1));
+    bench.ask_new_epoch(S1);
+    bench.seal(others[0], S1, Pair::new(1, 5));
+    // The primary, which does not know of the failover, takes it for silent.
+    let copy = bench.process(others[0]).copy();
+    let epoch = Epoch(1);
+    let mut request = bench.heartbeat(primary);
+    request.asks = vec![Ask::MarkJoining {
+        shard: S1,
+        epoch,
+        copy,
+    }];
+    bench.send(request);
+    bench.step(Input::TablesChanged);
+    assert!(bench.entry(S1).is_secondary(copy), "not in a failover");
+    // What was under way when it began may come through all the same.
+    let revision = bench.entry(S1).revision;
+    let op = EntryOp::MarkJoining { copy };
+    bench.apply(Command::ChangeEntries(vec![EntryChange {
+        shard: S1,
+        revision,
+        op,
+    }]));
+    bench.seal(primary, S1, Pair::new(1, 3));
+    bench.pass(100, &[1, 2, 3]);
+    assert_eq!(bench.primary(S1), primary);
+    assert_eq!(bench.entry(S1).epoch, Epoch(2));
+    let away = &bench.entry(S1).open_cuts[0].stores;
+    assert!(away.contains(&copy), "it has what was cut off");
 }
 
 #[test]
@@ -564,6 +656,7 @@ fn the_target_of_a_hand_over_is_waited_for_longer_than_others() {
     assert_eq!(bench.primary(S1), target);
 }
 
+// capabilities B11, B16
 #[test]
 fn a_replacement_is_placed_when_a_node_stays_away_and_joins_until_complete() {
     let mut bench = Bench::new();

@@ -271,8 +271,7 @@ impl World {
         self.crash(node);
         let entry = self.tables().node(node).unwrap().clone();
         let report = ExitReport {
-            node,
-            incarnation: entry.incarnation,
+            process: Some((node, entry.incarnation)),
             launch: entry.launch,
         };
         self.exits.push((self.now, report));
@@ -325,7 +324,7 @@ impl World {
                 let id = RequestId { client, sequence };
                 self.log.push(Envelope { id, command });
             }
-            Action::Propose(_) | Action::Warn(_) => {}
+            Action::Propose(_) | Action::Warn(_) | Action::Restart(_) => {}
             Action::AnswerHeartbeat(answer) => {
                 let to = answer.process.node;
                 self.send(Message::Answer(manager, to, answer));

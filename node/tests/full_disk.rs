@@ -1,0 +1,141 @@
+//! A node whose disk gets full, a small file system of its own, under load: its primaries move away and no write fails, its
+//! copies go on answering, and with room again it is as good as before. Capability B06.
+
+mod load;
+
+use load::Load;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+use understudy_client::{Client, ReadLevel};
+use understudy_node::cli::cluster_processes::{LocalCluster, Shape};
+use understudy_node::cli::faults::wait_whole;
+use understudy_node::cli::local::patient_client;
+use understudy_proto::v1::NamespacePolicy;
+
+const NODES: u16 = 3;
+const SHARDS: u32 = 6;
+const NAMESPACE: &str = "notes";
+const PATIENCE: Duration = Duration::from_secs(60);
+const VICTIM: &str = "node-2";
+/// The disk of the victim, and what is left of it when it is full: less than an eighth, its reserve.
+const DISK_MIB: u64 = 512;
+const LEFT_MIB: u64 = 48;
+
+/// A file system in memory, until it is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path) -> Result<Disk, String> {
+        std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
+        let size = format!("size={DISK_MIB}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(at);
+        let output = mount.output().map_err(|error| error.to_string())?;
+        match output.status.success() {
+            true => Ok(Disk(at.to_path_buf())),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_string()),
+        }
+    }
+
+    fn free_mib(&self) -> u64 {
+        let room = rustix::fs::statvfs(&self.0).unwrap();
+        (room.f_bavail * room.f_frsize) >> 20
+    }
+
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = File::create(&filler).unwrap();
+        while self.free_mib() > LEFT_MIB {
+            file.write_all(&[1; 1 << 20]).unwrap();
+        }
+        filler
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a process that is still ending may hold files on it.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Waits until the node is the primary of so many shards as that says.
+async fn until_primaries(client: &Client, node: u64, so: impl Fn(usize) -> bool) {
+    let began = Instant::now();
+    loop {
+        let shards = client.cluster().shards(Some(NAMESPACE)).await.unwrap();
+        let its = shards.shards.iter().filter(|s| s.primary == node).count();
+        if so(its) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "it is the primary of {its}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts real processes; run by the gate's live part"]
+async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again_with_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = match Disk::mount(&folder.path().join(VICTIM)) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: no small file system can be mounted here: {why}"),
+    };
+    let shape = Shape {
+        port_base: 0,
+        executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
+        ..Shape::new(1, NODES, folder.path())
+    };
+    let mut cluster = LocalCluster::start(&shape).unwrap();
+    cluster.wait_ready(PATIENCE).await.unwrap();
+    let client = patient_client(cluster.endpoints()).await.unwrap();
+    let policy = NamespacePolicy {
+        shards: SHARDS,
+        copies: u32::from(NODES),
+        ..NamespacePolicy::default()
+    };
+    let made = client
+        .cluster()
+        .create_namespace(NAMESPACE, policy, false)
+        .await;
+    made.unwrap();
+    wait_whole(&client, u32::from(NODES), PATIENCE)
+        .await
+        .unwrap();
+    let nodes = client.cluster().nodes().await.unwrap().nodes;
+    let node = nodes.iter().find(|node| node.name == VICTIM).unwrap().node;
+    until_primaries(&client, node, |its| its > 0).await;
+    let load = Load::start(&client, NAMESPACE);
+    load.some_more(200).await;
+
+    let filler = disk.fill();
+    until_primaries(&client, node, |its| its == 0).await;
+    load.some_more(500).await;
+    let endpoint = cluster.member(VICTIM).unwrap().endpoint();
+    let at_it = Client::connect([endpoint]).await.unwrap();
+    let read = at_it.namespace(NAMESPACE).get("0/0").level(ReadLevel::Any);
+    assert!(read.await.unwrap().is_some(), "its copies still answer");
+
+    std::fs::remove_file(filler).unwrap();
+    // Whoever is asked too early says that it may not take a primary.
+    let began = Instant::now();
+    while let Err(refused) = client.cluster().transfer(NAMESPACE, 0, Some(node)).await {
+        assert!(began.elapsed() < PATIENCE, "{refused}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    until_primaries(&client, node, |its| its > 0).await;
+    load.some_more(500).await;
+    let written = load.end().await;
+    let mut there = 0;
+    let mut scan = client.namespace(NAMESPACE).scan().page_size(10_000);
+    while let Some(page) = scan.next_page().await.unwrap() {
+        there += page.objects.len() as u64;
+    }
+    assert_eq!(there, written, "every acknowledged write is there");
+    assert_eq!(cluster.stop().await, Vec::<String>::new());
+    drop(disk);
+}
