@@ -37,8 +37,8 @@ pub fn seed(seed: u64, keep: Keep) -> Outcome {
 
 /// Fewer seeds may have no delta by chance.
 const DELTA_SEEDS_MIN: u64 = 100;
-/// A delta is expected at least once in so many seeds; there are many more.
-const SEEDS_PER_DELTA: u64 = 2;
+/// A delta is expected at least once in so many seeds; there are two or three times as many.
+const SEEDS_PER_DELTA: u64 = 4;
 
 /// Which seeds, and how.
 #[derive(Clone, Copy, Debug)]

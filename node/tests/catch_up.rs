@@ -1,5 +1,5 @@
 //! A node that was away while few objects were written often comes back by a coalesced delta: by its bytes, not by those of
-//! the records, while clients go on writing, and with the last value of everything. Capabilities P10, B16.
+//! the records, while clients go on writing, and with the last value of everything. Capabilities W16, W77.
 
 mod real;
 mod serving;
