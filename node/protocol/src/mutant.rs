@@ -159,6 +159,7 @@ impl Mutant {
         Mutant::ForgetForced,
         Mutant::ResolveWhatIsGone,
         Mutant::DropForcedOrphans,
+        Mutant::DeltaToSecondary,
     ];
 }
 
