@@ -121,6 +121,19 @@ pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;
 /// How far back a client id may be dated: the registration floor's distance from the table's clock.
 pub const SESSION_HORIZON_MS: u64 = 24 * 3_600 * 1_000;
 
+/// Records that a copy must be behind before a coalesced delta is thought of; below it the records are sent.
+pub const DELTA_RECORDS_MIN: u64 = 10_000;
+/// Bytes of a coalesced delta, with what the primary remembers to make it; beyond it the records are sent.
+pub const DELTA_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that a copy stages of a delta and of the records that come with it; beyond it the copy gives the delta up.
+pub const DELTA_STAGED_BYTES_MAX: usize = 2 * DELTA_BYTES_MAX;
+/// Bytes of log that a primary reads in one step for a delta (a single larger record goes alone).
+pub const DELTA_READ_BYTES: usize = 256 * 1024;
+/// Objects or dedup entries that a primary looks up in one step for a delta, and that one of its chunks holds.
+pub const DELTA_ITEMS_PER_STEP: usize = 1_000;
+/// Copies for which a primary prepares a delta at the same time; one more gets the records.
+pub const DELTAS_MAX: usize = 4;
+
 const _: () = assert!(
     REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX,
     "a full request fits a public message"

@@ -290,6 +290,18 @@ fn brief_message(message: &Message) -> String {
             c.from,
             c.at
         ),
+        Message::Delta(d) => format!(
+            "delta e{} stream {} {:?} -> {:?} since {} upto {} at {}, {} objects, {} entries",
+            d.epoch,
+            d.stream & 0xffff,
+            d.continues,
+            d.then,
+            d.since,
+            d.upto,
+            d.at,
+            d.objects.len(),
+            d.dedup.len()
+        ),
         Message::Pulse(p) => format!(
             "pulse e{} {} base {} echo {:?}",
             p.epoch,

@@ -1002,8 +1002,12 @@ fn settings() -> Settings {
         interval: INTERVAL,
         log_bytes: LOG_BYTES,
         log_age: Duration::from_millis(1_000),
+        delta_records_min: DELTA_RECORDS_MIN,
     }
 }
 
 /// Small, so that logs are trimmed and full copies happen.
 const LOG_BYTES: u64 = 4_000;
+
+/// So few that a copy that was away for a moment takes a delta when few objects were written.
+const DELTA_RECORDS_MIN: u64 = 6;

@@ -17,6 +17,7 @@ pub mod object;
 pub mod record;
 pub mod request;
 pub mod shard;
+mod staged;
 pub mod startup;
 pub mod store;
 pub mod tables;

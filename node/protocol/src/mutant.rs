@@ -112,6 +112,14 @@ mutants! {
     WitnessBeforeDemand = "witness-before-demand";
     /// A beacon that says that the primary has no lease counts like one that says that it has one.
     LeaselessBeaconResets = "leaseless-beacon-resets";
+    /// A delta does not say what was deleted.
+    DeltaKeepsDeleted = "delta-keeps-deleted";
+    /// A delta does not say which dedup entries were forgotten.
+    DeltaKeepsForgotten = "delta-keeps-forgotten";
+    /// A delta is switched in before the records brought all of it to one point.
+    SwitchDeltaEarly = "switch-delta-early";
+    /// A copy gets a delta while it may still be promoted.
+    DeltaToSecondary = "delta-to-secondary";
     /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
     ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
     /// A process that told that its store failed goes on as primary while it has a lease.
@@ -155,6 +163,7 @@ impl Mutant {
         Mutant::ForgetForced,
         Mutant::ResolveWhatIsGone,
         Mutant::DropForcedOrphans,
+        Mutant::DeltaToSecondary,
     ];
 }
 

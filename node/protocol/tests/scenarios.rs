@@ -85,6 +85,13 @@ stories! {
     a_policy_holds_all_for_a_person
     a_discarded_record_that_is_cut_off
     a_policy_discards
+    a_delta_brings_a_copy_up_that_missed_many_updates
+    a_delta_carries_what_was_forgotten_and_what_conflicts
+    a_delta_carries_what_was_decided
+    a_delta_in_an_in_sync_shard
+    a_delta_takes_back_what_was_not_committed
+    a_delta_is_interrupted_and_resumed
+    a_failover_in_the_middle_of_a_delta
 }
 
 #[test]

@@ -43,7 +43,9 @@ use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use understudy_proto::failure::Reason;
-use understudy_proto::limits::{INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX};
+use understudy_proto::limits::{
+    DELTA_RECORDS_MIN, INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX,
+};
 use understudy_proto::v1::naming_server::NamingServer as NamingService;
 use understudy_proto::v1::objects_server::ObjectsServer as ObjectsService;
 use understudy_proto::v1::replica_server::ReplicaServer as ReplicaService;
@@ -71,6 +73,7 @@ pub struct Node {
     pub managers: Arc<Managers>,
     pub channels: Channels,
     pub sessions: Sessions,
+    pub peers: Arc<Peers>,
     pub stop: Stop,
 }
 
@@ -308,10 +311,11 @@ fn start(
             interval,
             log_bytes: config.retention.log_bytes,
             log_age: Length::from_millis(config.retention.log_age_ms),
+            delta_records_min: DELTA_RECORDS_MIN,
         },
         database: database.clone(),
         control: control.clone(),
-        peers,
+        peers: peers.clone(),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
     let threads = match config.shard_threads {
@@ -333,6 +337,7 @@ fn start(
         compared: scrub::Compared::default(),
         managers,
         channels,
+        peers,
         stop: process.stop.clone(),
     })
 }

@@ -78,6 +78,7 @@ impl Collector for StoreMetrics {
             return Ok(());
         };
         let progress = node.writer.progress();
+        let sent = node.peers.sent();
         let counters = [
             (
                 "store_rounds",
@@ -129,6 +130,21 @@ impl Collector for StoreMetrics {
                 "scrub_passes",
                 "Shards that were compared from the first key to the last",
                 &node.compared.passes,
+            ),
+            (
+                "sent_record_bytes",
+                "Bytes of records that were sent to copies",
+                &sent.records,
+            ),
+            (
+                "sent_delta_bytes",
+                "Bytes of coalesced deltas that were sent to copies",
+                &sent.deltas,
+            ),
+            (
+                "sent_full_copy_bytes",
+                "Bytes of full copies that were sent",
+                &sent.full_copies,
             ),
         ];
         for (name, help, counter) in counters {

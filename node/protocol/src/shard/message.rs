@@ -25,6 +25,7 @@ pub enum Message {
     Reject(Reject),
     Submit(Submit),
     Submitted(Submitted),
+    Delta(DeltaChunk),
     Scrub(Scrub),
     Scrubbed(Scrubbed),
 }
@@ -46,6 +47,8 @@ pub struct Subscribe {
     pub copying: Option<CopyProgress>,
     /// The copy's log (the staged one while it is rebuilt) begins after this.
     pub base: Pair,
+    /// The copy takes a delta, or has one under way, from here on: its objects hold the log up to it. `None`: it takes none.
+    pub delta_since: Option<Pair>,
 }
 
 /// From a primary: how the copy's log relates to the primary's, and what comes next.
@@ -129,6 +132,28 @@ pub struct CopyChunk {
     pub at: Pair,
     pub objects: Vec<(Bytes, Object)>,
     pub dedup: Vec<(RequestId, DedupEntry)>,
+}
+
+/// A piece of a coalesced delta: the last state of what was written after the position of a copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeltaChunk {
+    pub epoch: Epoch,
+    pub stream: u64,
+    /// As in [`CopyChunk`].
+    pub continues: CopyProgress,
+    pub then: CopyProgress,
+    /// As in the subscription.
+    pub since: Pair,
+    /// The delta speaks of all that was written after `since` and up to here; the running checksum and the epoch starts here.
+    pub upto: Pair,
+    pub checksum: u64,
+    pub epoch_starts: Vec<Pair>,
+    /// What the chunk holds is not later than this.
+    pub at: Pair,
+    /// In key order. `None`: it is gone.
+    pub objects: Vec<(Bytes, Option<Object>)>,
+    /// In the order of the ids. `None`: it was forgotten.
+    pub dedup: Vec<(RequestId, Option<DedupEntry>)>,
 }
 
 /// From a primary to every copy of the entry, once an interval: where the primary stands.
@@ -266,6 +291,7 @@ impl Message {
             Message::Reject(message) => message.epoch,
             Message::Submit(message) => message.epoch,
             Message::Submitted(message) => message.epoch,
+            Message::Delta(message) => message.epoch,
             Message::Scrub(message) => message.epoch,
             Message::Scrubbed(message) => message.epoch,
         }

@@ -10,6 +10,7 @@ use super::scrub::Scrubs;
 use super::streams::Streams;
 use super::submit::Submission;
 use super::trim::Retention;
+use super::walk::Deltas;
 use super::witness::Witnesses;
 use crate::change::ObjectChange;
 use crate::conflict::conflict_key;
@@ -66,6 +67,7 @@ pub(super) struct Primary {
     pub given_back_batch: u64,
     pub witnesses: Witnesses,
     pub scrubs: Scrubs,
+    pub deltas: Deltas,
 }
 
 /// One answer that is ready but for its conditions.
@@ -574,6 +576,9 @@ impl Replica {
             self.reconcile_own(context, out)?;
             self.expire_entries(context, out)?;
             self.finish_scrubs(context, out);
+            self.go_on_with_deltas(context, out)?;
+        }
+        if let Role::Primary(_) = self.role {
             self.pulse(context, out);
             self.trim(context, out)?;
         }
@@ -738,6 +743,7 @@ impl Primary {
             given_back_batch: 0,
             witnesses: Witnesses::new(context.now),
             scrubs: Scrubs::default(),
+            deltas: Deltas::default(),
         }
     }
 

@@ -120,7 +120,7 @@ impl Replica {
         entries.into_iter().collect()
     }
 
-    fn starts_upto(&self, end: Pair) -> Vec<Pair> {
+    pub(super) fn starts_upto(&self, end: Pair) -> Vec<Pair> {
         self.meta
             .live
             .epoch_starts
@@ -149,6 +149,7 @@ impl Replica {
             contents,
             consistent_at: Pair::ZERO,
             progress,
+            delta_since: None,
         });
         let changes = vec![
             StoreChange::DropGeneration { generation },
@@ -222,6 +223,10 @@ impl Replica {
             return Vec::new();
         };
         let reached = side.applied.unwrap_or(side.position);
+        if staging.delta_since.is_some() {
+            // It goes in once all of it is on the disk.
+            return Vec::new();
+        }
         if staging.progress != CopyProgress::Records || reached < staging.consistent_at {
             return Vec::new();
         }

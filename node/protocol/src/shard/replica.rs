@@ -31,6 +31,8 @@ pub struct Settings {
     /// How much of the log is kept beyond what the copies need, in bytes and in time.
     pub log_bytes: u64,
     pub log_age: Duration,
+    /// So many records a copy must be behind before a coalesced delta is thought of.
+    pub delta_records_min: u64,
 }
 
 /// Which read.
@@ -138,11 +140,10 @@ impl Replica {
         now: Instant,
     ) -> Replica {
         let live = Side::open(&saved.meta.live, saved.last.as_ref());
-        let staged = saved
-            .meta
-            .staging
-            .as_ref()
-            .map(|staging| Side::open(&staging.contents, saved.staged_last.as_ref()));
+        let staged = saved.meta.staging.as_ref().map(|staging| {
+            let last = saved.staged_last.as_ref();
+            Side::open_staged(staging, saved.meta.live.generation, last)
+        });
         Replica {
             shard,
             me,

@@ -32,6 +32,8 @@ pub(super) struct Secondary {
     pub submission: Submission,
     /// Pages to be compared, until this copy is far enough.
     pub scrubs: Vec<Scrub>,
+    /// A delta became too large: the records are taken.
+    pub no_delta: bool,
 }
 
 /// What a copy that follows waits for.
@@ -43,7 +45,7 @@ pub(super) enum Phase {
     Streaming,
     /// For the disk, between two steps of undoing the records after a pair; then perhaps for a rebuild.
     Undoing { to: Pair, then_rebuild: bool },
-    /// For the disk, before the next chunk of a full copy is asked for.
+    /// For the disk, before the next chunk of a full copy or a delta is asked for, or a delta is switched in.
     Staging { batch: u64 },
 }
 
@@ -78,6 +80,7 @@ impl Replica {
             progress: context.now,
             submission: Submission::default(),
             scrubs: Vec::new(),
+            no_delta: false,
         });
         self.subscribe(context, out);
         Ok(())
@@ -93,7 +96,7 @@ impl Replica {
         };
         let (position, checksum) = (side.position, side.checksum);
         let (epoch_starts, base) = (contents.epoch_starts.clone(), contents.base);
-        let copy = self.copy();
+        let (copy, delta_since) = (self.copy(), self.takes_delta_since());
         self.streams += 1;
         let stream = self.streams;
         let secondary = self.secondary_mut();
@@ -110,6 +113,7 @@ impl Replica {
             credit: STREAM_CREDIT_BYTES,
             copying,
             base,
+            delta_since,
         });
         out.push(Effect::Send {
             to: secondary.primary,
@@ -169,6 +173,9 @@ impl Replica {
                 if s.takes(submitted.epoch, submitted.stream) =>
             {
                 self.on_submitted(context, &submitted, out)
+            }
+            (Message::Delta(chunk), Role::Secondary(s)) if s.takes(chunk.epoch, chunk.stream) => {
+                self.on_delta(context, chunk, out)
             }
             (Message::Scrub(scrub), Role::Secondary(s)) if s.takes(scrub.epoch, scrub.stream) => {
                 self.on_scrub_asked(context, scrub, out)
@@ -288,7 +295,10 @@ impl Replica {
                 _ => &mut self.meta.live.epoch_starts,
             };
             starts.extend(&applied.epoch_starts);
-            let mut changes = applied.into_changes(&self.meta);
+            let bytes = applied.bytes;
+            let side = self.staged.as_mut().unwrap_or(&mut self.live);
+            side.staged_bytes += bytes;
+            let mut changes = applied.into_changes(side, &self.meta);
             if let Some(committed) = committed {
                 changes.extend(committed);
                 changes.push(StoreChange::PutMeta(self.meta.clone()));
@@ -301,6 +311,9 @@ impl Replica {
             secondary.phase = Phase::Streaming;
             secondary.progress = context.now;
             self.followed = secondary.epoch;
+        }
+        if self.delta_goes_on(context, out)? {
+            return Ok(());
         }
         if gap {
             self.subscribe(context, out);
@@ -346,6 +359,7 @@ impl Replica {
             changes.extend(self.switch_when_consistent());
         }
         self.persist(changes, out);
+        self.delta_goes_on(context, out)?;
         Ok(())
     }
 
@@ -378,6 +392,10 @@ impl Replica {
             return Ok(());
         }
         self.on_commit(context, pulse.commit, out)?;
+        if self.secondary_mut().phase != Phase::Streaming {
+            self.only_answer(context, primary, pulse.epoch, answer, out);
+            return Ok(());
+        }
         // An acknowledgement may have been lost, and the primary counts on it.
         self.acknowledge_with(context, answer, out);
         self.trim_to(context, pulse.base, out)
@@ -412,7 +430,9 @@ impl Replica {
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
             Phase::Staging { batch } if batch <= self.persisted => {
-                self.subscribe(context, out);
+                if !self.delta_goes_on(context, out)? {
+                    self.subscribe(context, out);
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -468,12 +488,14 @@ impl Replica {
         let interval = self.settings.interval;
         let secondary = self.secondary_mut();
         let waited = context.now.since(secondary.progress) > interval;
-        match secondary.phase {
+        let phase = secondary.phase;
+        match phase {
             Phase::Subscribing if waited => {
                 self.subscribe(context, out);
                 Ok(())
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
+            Phase::Streaming if self.delta_goes_on(context, out)? => Ok(()),
             Phase::Streaming => self.submit_when_due(context, out),
             _ => Ok(()),
         }
@@ -503,6 +525,8 @@ struct Applied {
     objects: BTreeMap<Bytes, Option<crate::object::Object>>,
     dedup: Vec<StoreChange>,
     epoch_starts: Vec<Pair>,
+    /// Of the records.
+    bytes: usize,
 }
 
 impl Applied {
@@ -515,6 +539,7 @@ impl Applied {
             objects: BTreeMap::new(),
             dedup: Vec::new(),
             epoch_starts: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -562,15 +587,12 @@ impl Applied {
                 continue;
             }
             side.overlay.put_dedup(self.batch, id, entry.clone());
-            self.dedup.push(StoreChange::PutDedup {
-                generation: self.generation,
-                id,
-                entry,
-            });
+            self.dedup.push(side.put_dedup(id, entry));
         }
         if record.is_epoch_start() {
             self.epoch_starts.push(record.pair);
         }
+        self.bytes += encoded.bytes.len();
         side.position = encoded.pair;
         side.checksum = encoded.checksum;
         if in_sync {
@@ -583,17 +605,12 @@ impl Applied {
         Ok(())
     }
 
-    fn into_changes(self, meta: &crate::store::Meta) -> Vec<StoreChange> {
-        let generation = self.generation;
+    fn into_changes(self, side: &Side, meta: &crate::store::Meta) -> Vec<StoreChange> {
         let mut changes = self.records;
         changes.extend(
             self.objects
                 .into_iter()
-                .map(|(key, object)| StoreChange::PutObject {
-                    generation,
-                    key,
-                    object,
-                }),
+                .map(|(key, object)| side.put_object(key, object)),
         );
         changes.extend(self.dedup);
         if !self.epoch_starts.is_empty() {

@@ -6,7 +6,7 @@ use crate::mutant::Mutant;
 use crate::object::Object;
 use crate::record::{EncodedRecord, Record};
 use crate::request::DedupEntry;
-use crate::store::{Contents, Generation, StoreChange, StoreError, Stored};
+use crate::store::{Contents, Generation, Staged, Staging, StoreChange, StoreError, Stored};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use understudy_proto::{Pair, RequestId, ShardId};
@@ -25,6 +25,10 @@ pub(super) struct Side {
     pub applied: Option<Pair>,
     /// in_sync: the records after it.
     pub pending: Pending,
+    /// A staged delta: what it does not speak of is as in this generation.
+    pub over: Option<Generation>,
+    /// A staged delta: the bytes that came since the process started.
+    pub staged_bytes: usize,
 }
 
 /// Bytes of records that are read at once.
@@ -42,6 +46,48 @@ impl Side {
             overlay: Overlay::default(),
             applied: contents.applied,
             pending: Pending::default(),
+            over: None,
+            staged_bytes: 0,
+        }
+    }
+
+    /// The side of a rebuild under way.
+    pub fn open_staged(staging: &Staging, live: Generation, last: Option<&EncodedRecord>) -> Side {
+        Side {
+            over: staging.delta_since.map(|_| live),
+            ..Side::open(&staging.contents, last)
+        }
+    }
+
+    /// An object as this side keeps it.
+    pub fn put_object(&self, key: Bytes, object: Option<Object>) -> StoreChange {
+        let generation = self.generation;
+        match self.over {
+            None => StoreChange::PutObject {
+                generation,
+                key,
+                object,
+            },
+            Some(_) => StoreChange::PutStaged {
+                generation,
+                item: Staged::Object { key, object },
+            },
+        }
+    }
+
+    /// A dedup entry likewise.
+    pub fn put_dedup(&self, id: RequestId, entry: Option<DedupEntry>) -> StoreChange {
+        let generation = self.generation;
+        match self.over {
+            None => StoreChange::PutDedup {
+                generation,
+                id,
+                entry,
+            },
+            Some(_) => StoreChange::PutStaged {
+                generation,
+                item: Staged::Dedup { id, entry },
+            },
         }
     }
 
@@ -65,9 +111,15 @@ impl Side {
         stored: &dyn Stored,
         key: &[u8],
     ) -> Result<Option<Object>, StoreError> {
-        match self.overlay.newest(key) {
-            Some(state) => Ok(state.clone()),
-            None => stored.object(shard, self.generation, key),
+        if let Some(state) = self.overlay.newest(key) {
+            return Ok(state.clone());
+        }
+        let Some(live) = self.over else {
+            return stored.object(shard, self.generation, key);
+        };
+        match stored.staged(shard, self.generation, &Staged::object_key(key))? {
+            Some(Staged::Object { object, .. }) => Ok(object),
+            _ => stored.object(shard, live, key),
         }
     }
 
@@ -175,12 +227,7 @@ impl Side {
             }
         }
         self.applied = Some(upto);
-        let generation = self.generation;
-        let put = |(key, object)| StoreChange::PutObject {
-            generation,
-            key,
-            object,
-        };
+        let put = |(key, object)| self.put_object(key, object);
         Ok(objects.into_iter().map(put).collect())
     }
 }

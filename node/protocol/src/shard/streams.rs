@@ -10,6 +10,7 @@ use super::message::{
 };
 use super::primary::size_of;
 use super::replica::{Replica, Role};
+use super::walk::Offer;
 use crate::effect::{Ask, Context, Effect};
 use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
@@ -49,6 +50,8 @@ struct Subscriber {
     heard: Option<Instant>,
     /// Its log begins after this: what lies before it cannot undo.
     base: Pair,
+    /// It gets records, and may get a delta once no cut is open any more.
+    put_off: bool,
 }
 
 impl Streams {
@@ -93,6 +96,12 @@ impl Streams {
     /// The copy is fed no more until it subscribes again.
     pub fn forget(&mut self, copy: CopyId) {
         self.subscribers.remove(&copy);
+    }
+
+    fn put_off(&mut self, copy: CopyId, put_off: bool) {
+        if let Some(subscriber) = self.subscribers.get_mut(&copy) {
+            subscriber.put_off = put_off;
+        }
     }
 
     pub fn stream_of(&self, copy: CopyId) -> u64 {
@@ -188,18 +197,45 @@ impl Replica {
             &subscribe.copying
         {
             let progress = progress.clone();
-            self.is_to_begin_anew(subscribe.copy, true);
+            self.is_to_begin_anew(subscribe.copy, subscribe.delta_since.is_none());
             self.register(&subscribe, true);
+            if let Some(since) = subscribe.delta_since {
+                return self.resume_delta(context, subscribe, since, out);
+            }
             return self.send_chunk(context, from, subscribe.stream, progress, out);
         }
+        self.answer_subscription(context, subscribe, true, out)
+    }
+
+    /// `delta`: a coalesced delta is possible.
+    pub(super) fn answer_subscription(
+        &mut self,
+        context: &Context<'_>,
+        subscribe: Subscribe,
+        delta: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let (epoch, from) = (self.primary_mut().epoch, subscribe.copy.node);
         let (cut, mut mode) = self.judge(context, &subscribe)?;
-        if mode == BranchMode::Records
-            && self.is_to_begin_anew(subscribe.copy, subscribe.copying.is_some())
-        {
+        // What differs is no base for a delta either.
+        let begins = subscribe.copying.is_some() && subscribe.delta_since.is_none();
+        if mode == BranchMode::Records && self.is_to_begin_anew(subscribe.copy, begins) {
             mode = BranchMode::Rebuild;
         }
+        let offer = match delta && mode == BranchMode::Records {
+            true => self.offer_delta(context, &subscribe),
+            false => Offer::Records,
+        };
+        if offer == Offer::Delta {
+            self.register(&subscribe, true);
+            return self.go_on_with_delta(context, subscribe.copy, out);
+        }
+        self.primary_mut().deltas.forget(subscribe.copy);
         if mode == BranchMode::Records || Mutant::AckOfAnotherStream.on() {
             self.register(&subscribe, false);
+            self.primary_mut()
+                .streams
+                .put_off(subscribe.copy, offer == Offer::RecordsForNow);
         }
         if mode == BranchMode::Rebuild && self.row().secondaries.contains(&subscribe.copy) {
             out.push(Effect::Ask(Ask::TooFarBehind {
@@ -287,7 +323,11 @@ impl Replica {
         let subscriber = Subscriber {
             stream: subscribe.stream,
             credit: subscribe.credit,
-            sent: subscribe.position,
+            // Of a delta the log is needed from its beginning.
+            sent: match subscribe.delta_since.filter(|_| copying) {
+                Some(since) => since,
+                None => subscribe.position,
+            },
             // Its position may still be on its way to its disk; it acknowledges as soon as it knows its branch.
             acknowledged: match Mutant::AckOfAnotherStream.on() {
                 true => Pair {
@@ -301,6 +341,7 @@ impl Replica {
             copying,
             heard: None,
             base: subscribe.base,
+            put_off: false,
         };
         self.primary_mut()
             .streams
@@ -513,6 +554,20 @@ impl Replica {
         false
     }
 
+    /// No cut is open any more. Who is still far behind loses its stream, notices it with the next pulse, and subscribes again.
+    fn end_put_off(&mut self) {
+        let Role::Primary(primary) = &self.role else {
+            return;
+        };
+        let subscribers = primary.streams.subscribers.iter();
+        let ends = subscribers.filter(|(copy, s)| s.put_off && self.is_far_behind(s.sent, **copy));
+        let ending: Vec<CopyId> = ends.map(|(copy, _)| *copy).collect();
+        let streams = &mut self.primary_mut().streams;
+        for copy in ending {
+            streams.subscribers.remove(&copy);
+        }
+    }
+
     /// The row changed and this process stays primary.
     pub(super) fn on_members(
         &mut self,
@@ -525,6 +580,13 @@ impl Replica {
             .streams
             .subscribers
             .retain(|copy, _| row.secondaries.contains(copy) || row.joining.contains(copy));
+        primary
+            .deltas
+            .retain(|copy| row.secondaries.contains(&copy) || row.joining.contains(&copy));
+        if row.oldest_open_cut.is_none() {
+            self.end_put_off();
+        }
+        let primary = self.primary_mut();
         for copy in &row.joining {
             // It may have been deleted and placed again since the last row that came here. What is there still, it
             // acknowledges upon the pulse.
@@ -536,6 +598,7 @@ impl Replica {
         primary.streams.next_pulse = context.now;
         self.on_witnesses_row();
         self.on_in_sync_row(context, out)?;
+        self.go_on_with_deltas(context, out)?;
         if let Role::Primary(_) = self.role {
             self.pulse(context, out);
         }

@@ -11,7 +11,7 @@ use understudy_protocol::record::{Body, EncodedRecord, Record};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
 use understudy_protocol::shard::message::{Beacon, BranchMode, FateKind, Message, NO_STREAM};
 use understudy_protocol::shard::{ScrubbedCopy, ScrubbedPage};
-use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
+use understudy_protocol::store::{Batch, CopyProgress, Meta, Staged, StoreChange};
 
 pub fn list<T>(
     items: impl IntoIterator<Item = T>,
@@ -86,6 +86,19 @@ fn change(change: &StoreChange) -> String {
         StoreChange::TrimLog { upto, .. } => format!("the log up to version {upto} goes"),
         StoreChange::DropGeneration { generation } => format!("generation {generation} goes"),
         StoreChange::DropCopy => "the copy goes".to_string(),
+        StoreChange::PutStaged { generation, item } => staged(*generation, staged_item(item)),
+    }
+}
+
+/// What a delta says.
+fn staged_item(item: &Staged) -> String {
+    match item {
+        Staged::Object { key, object: o } => object(key, o.as_ref()),
+        Staged::Dedup {
+            id,
+            entry: Some(entry),
+        } => format!("dedup {}", dedup(*id, entry)),
+        Staged::Dedup { id, entry: None } => format!("no dedup {}", request_id(*id)),
     }
 }
 
@@ -114,12 +127,17 @@ fn meta(meta: &Meta) -> String {
     }
     if let Some(staging) = &meta.staging {
         text += &format!(
-            ", generation {} beside it: {}",
+            ", generation {} beside it: {}{}",
             staging.contents.generation,
-            progress(&staging.progress)
+            progress(&staging.progress),
+            delta(staging.delta_since)
         );
     }
     text
+}
+
+fn delta(since: Option<Pair>) -> String {
+    since.map_or(String::new(), |since| format!(" of a delta since {since}"))
 }
 
 pub fn progress(progress: &CopyProgress) -> String {
@@ -139,7 +157,7 @@ pub fn message(message: &Message) -> String {
             let copying = m
                 .copying
                 .as_ref()
-                .map(|p| format!(", copying {}", progress(p)));
+                .map(|p| format!(", copying {}{}", progress(p), delta(m.delta_since)));
             format!(
                 "subscribe from {}, epochs {}{} (epoch {epoch}, stream {})",
                 m.position,
@@ -195,6 +213,26 @@ pub fn message(message: &Message) -> String {
                 .filter(|piece| !piece.is_empty());
             format!(
                 "chunk of {}: {} (then {}; read at {}, epoch {epoch}, stream {})",
+                progress(&m.continues),
+                list(pieces, ", ", |piece| piece),
+                progress(&m.then),
+                m.at,
+                stream(m.stream)
+            )
+        }
+        Message::Delta(m) => {
+            let objects = list(&m.objects, ", ", |(key, o)| object(key, o.as_ref()));
+            let dedup = list(&m.dedup, " ", |(id, entry)| match entry {
+                Some(_) => request_id(*id),
+                None => format!("no {}", request_id(*id)),
+            });
+            let pieces = [objects, dedup]
+                .into_iter()
+                .filter(|piece| !piece.is_empty());
+            format!(
+                "delta after {} upto {}, {}: {} (then {}; read at {}, epoch {epoch}, stream {})",
+                m.since,
+                m.upto,
                 progress(&m.continues),
                 list(pieces, ", ", |piece| piece),
                 progress(&m.then),

@@ -10,6 +10,7 @@ use super::{show, trace};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::failure::Failure;
+use understudy_proto::limits::DELTA_RECORDS_MIN;
 use understudy_proto::{Epoch, NodeId, Pair};
 use understudy_protocol::effect::{Assignment, Caller, Effect, Input};
 use understudy_protocol::invariants::{Checked, Commit, Holder, Invariants};
@@ -62,6 +63,7 @@ impl World {
                 interval: Duration::from_millis(100),
                 log_bytes: 64 * 1024 * 1024,
                 log_age: Duration::from_millis(3_600_000),
+                delta_records_min: DELTA_RECORDS_MIN,
             },
             machines: BTreeMap::new(),
             network: BTreeMap::new(),
