@@ -270,7 +270,7 @@ pub fn message(message: &Message) -> String {
             format!("{fates}everywhere up to {} (epoch {epoch})", m.everywhere)
         }
         Message::Scrub(m) => {
-            let end = |key: &Option<Bytes>| key.as_ref().map_or("the end".to_string(), |k| text(k));
+            let end = |key: &Option<Bytes>| key.as_ref().map_or("the end".to_string(), text);
             let after = m.after.as_ref().map(|key| format!(" after {}", text(key)));
             format!(
                 "compare objects{} to {}, at {} (epoch {epoch}, stream {})",
@@ -375,7 +375,7 @@ pub fn ask(ask: &Ask) -> String {
 }
 
 pub fn scrubbed(page: &ScrubbedPage) -> String {
-    let keys = |keys: &[Bytes]| list(keys, " ", |key| text(key));
+    let keys = |keys: &[Bytes]| list(keys, " ", text);
     let copies = list(&page.copies, ", ", |(copy, found)| match found {
         ScrubbedCopy::Same => format!("n{} the same", copy.node),
         ScrubbedCopy::Differs { keys: told, .. } => {
