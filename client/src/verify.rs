@@ -22,7 +22,7 @@ pub struct Verified {
     pub primary: NodeId,
     /// The other copies.
     pub copies: Vec<VerifiedCopy>,
-    /// Keys of which two copies have the same, and the primary something else; the first of them. It hands over.
+    /// Keys of which more copies have the same than have what the primary has, it included; the first of them. It hands over.
     pub primary_differs: Vec<Bytes>,
 }
 
@@ -94,6 +94,7 @@ pub(crate) async fn verify(namespace: &Namespace, shard: u32) -> Result<Verified
             shard,
             after: after.take(),
             deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
+            refuse_forwarding: false,
         };
         let call = Call::new(shared.any_server(Some(&route)), deadline, Idempotent::Read);
         let part = anywhere::call(shared, call.patient(), move |channel| {

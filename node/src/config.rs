@@ -173,7 +173,7 @@ section! {
     pub struct ScrubSettings {
         /// Bytes of objects that a node reads for it in a second; as many are read at each other copy. 0: never.
         bytes_per_second: u64 = 4 * 1024 * 1024,
-        /// Between two comparisons of a shard; the first one comes some time within this from the start of the process.
+        /// Between two comparisons of a shard; the first one comes within an hour after a node became its primary.
         every_ms: u64 = 24 * 3_600 * 1_000,
     }
 }

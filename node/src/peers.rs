@@ -238,6 +238,10 @@ fn weight(message: &Message) -> usize {
                 .sum()
         }
         Message::Submitted(submitted) => submitted.fates.len() * 48,
+        Message::Scrubbed(scrubbed) => {
+            let entries = scrubbed.entries.iter();
+            entries.map(|entry| entry.key.len() + 40).sum()
+        }
         _ => 0,
     }
 }

@@ -20,6 +20,8 @@ use understudy_protocol::shard::{ScrubbedCopy, ScrubbedPage};
 pub const PAGE_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks for a shard that is due.
 const LOOK: Duration = Duration::from_secs(1);
+/// Until a pass that found something, or could not go on, is tried again, and until the first one of a new primary.
+const SOON: Duration = Duration::from_secs(60);
 
 /// What was compared since the process began, by whomever.
 #[derive(Debug, Default)]
@@ -49,11 +51,11 @@ impl Node {
         for (copy, found) in &page.copies {
             if let ScrubbedCopy::Differs { objects, keys } = found {
                 self.compared.differing.fetch_add(*objects, Relaxed);
-                tracing::error!(%shard, node = %copy.node, store = %copy.store, objects, ?keys, "a copy has other objects than its primary: it is rebuilt");
+                tracing::error!(%shard, node = %copy.node, store = %copy.store, objects, ?keys, "a copy has other objects than its primary: it is rebuilt, if no vote that is missing can make it right");
             }
         }
         if !page.primary_differs.is_empty() {
-            tracing::error!(%shard, keys = ?page.primary_differs, "two copies agree against this primary: it hands over, and is rebuilt");
+            tracing::error!(%shard, keys = ?page.primary_differs, "more copies agree against this primary than with it: it hands over, and is rebuilt");
         }
         Ok(page)
     }
@@ -64,10 +66,9 @@ pub(super) async fn run(node: Arc<Node>, settings: ScrubSettings) {
         return;
     }
     let every = Duration::from_millis(settings.every_ms);
-    // When each shard was compared last. Those that this process never compared are due some time within the first span,
-    // lest nodes that start together all compare at once.
-    let mut last: HashMap<ShardId, Instant> = HashMap::new();
-    let began = Instant::now();
+    let soon = SOON.min(every);
+    // When each shard's next pass is due, and after which key it goes on.
+    let mut due: HashMap<ShardId, (Instant, Option<Bytes>)> = HashMap::new();
     loop {
         sleep(LOOK).await;
         let primaries: Vec<ShardId> = {
@@ -77,18 +78,37 @@ pub(super) async fn run(node: Arc<Node>, settings: ScrubSettings) {
                 .filter(|(_, entry)| entry.primary == Some(node.me));
             ours.map(|(shard, _)| shard).collect()
         };
-        last.retain(|shard, _| primaries.contains(shard));
-        let first = |shard: &ShardId| began + every.mul_f64(share(*shard));
-        let due_at = |shard: &ShardId| {
-            last.get(shard)
-                .map_or_else(|| first(shard), |at| *at + every)
+        due.retain(|shard, _| primaries.contains(shard));
+        for shard in &primaries {
+            // A primary that others outvoted hands over, and its successor is to find it soon. Not all at once.
+            let first = soon + every.div_f64(24.0).mul_f64(share(*shard));
+            due.entry(*shard)
+                .or_insert_with(|| (Instant::now() + first, None));
+        }
+        let next = due.iter().min_by_key(|(_, (at, _))| *at);
+        let Some((shard, (at, after))) = next.map(|(shard, due)| (*shard, due.clone())) else {
+            continue;
         };
-        let next = primaries.iter().min_by_key(|shard| due_at(shard)).copied();
-        if let Some(shard) = next.filter(|shard| due_at(shard) <= Instant::now()) {
-            pass(&node, shard, settings.bytes_per_second).await;
-            last.insert(shard, Instant::now());
+        if at <= Instant::now() {
+            let next = match pass(&node, shard, after, settings.bytes_per_second).await {
+                Passed::Whole => (Instant::now() + every, None),
+                // What differs is looked at again when it may be whole, or who was missing may tell.
+                Passed::Different => (Instant::now() + soon, None),
+                Passed::Upto(after) => (Instant::now() + soon, after),
+            };
+            due.insert(shard, next);
         }
     }
+}
+
+/// What a pass came to.
+enum Passed {
+    /// Every page; nothing differed.
+    Whole,
+    /// Every page; something did.
+    Different,
+    /// It could not go on after that key.
+    Upto(Option<Bytes>),
 }
 
 /// Spreads the shards over a span: a number from 0 to 1 for each.
@@ -97,17 +117,24 @@ fn share(shard: ShardId) -> f64 {
     (hash >> 32) as f64 / f64::from(u32::MAX)
 }
 
-/// All pages of a shard, at the pace. A page that cannot be compared ends it: the next pass comes.
-async fn pass(node: &Node, shard: ShardId, bytes_per_second: u64) {
-    let mut after = None;
+/// The pages of a shard after a key, at the pace.
+async fn pass(
+    node: &Node,
+    shard: ShardId,
+    mut after: Option<Bytes>,
+    bytes_per_second: u64,
+) -> Passed {
+    let mut different = false;
     loop {
-        let page = match node.compare(shard, after).await {
+        let page = match node.compare(shard, after.clone()).await {
             Ok(page) => page,
             Err(failure) => {
-                tracing::debug!(%shard, %failure, "a scrub ends early");
-                return;
+                tracing::debug!(%shard, %failure, "a scrub goes on later");
+                return Passed::Upto(after);
             }
         };
+        let differs = |found: &ScrubbedCopy| matches!(found, ScrubbedCopy::Differs { .. });
+        different |= page.copies.values().any(differs);
         // An empty page costs the copies a message too.
         let bytes = page.bytes.max(1_024);
         sleep(Duration::from_secs_f64(
@@ -117,7 +144,10 @@ async fn pass(node: &Node, shard: ShardId, bytes_per_second: u64) {
         after = page.next;
         if after.is_none() {
             node.compared.passes.fetch_add(1, Relaxed);
-            return;
+            return match different {
+                true => Passed::Different,
+                false => Passed::Whole,
+            };
         }
     }
 }

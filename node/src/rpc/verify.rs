@@ -31,14 +31,20 @@ pub(super) async fn run(
     let mut sum = v1::VerifyResponse::default();
     let mut copies: BTreeMap<CopyId, Copy> = BTreeMap::new();
     loop {
-        let page = match server.node.compare(shard, after.take()).await {
+        let page = match server.node.compare(shard, after.clone()).await {
             Ok(page) => page,
-            Err(failure) if failure.reason == Reason::NotPrimary && sum.pages == 0 => {
+            // What was found is told; the caller goes on after it.
+            Err(_) if sum.pages > 0 => break,
+            Err(failure) if failure.reason == Reason::NotPrimary && !asked.refuse_forwarding => {
                 let Some(primary) = server.node.other_primary(shard) else {
                     return Err(server.node.with_primary(shard, failure));
                 };
                 let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
                 let mut client = server.node.objects_client(primary)?;
+                let asked = v1::VerifyRequest {
+                    refuse_forwarding: true,
+                    ..asked
+                };
                 return forwarded(wait, client.verify(asked)).await;
             }
             Err(failure) => return Err(server.node.with_primary(shard, failure)),

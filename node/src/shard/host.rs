@@ -23,6 +23,9 @@ use understudy_protocol::shard::{Freshness, LogView, ReadLevel, ScrubbedPage};
 use understudy_protocol::store::StoreError;
 use understudy_protocol::time::{Duration, Instant};
 
+/// How much longer than the copies a page may take.
+const SCRUB_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The shard threads of one node.
 pub struct ShardHost {
     lanes: Vec<Lane>,
@@ -179,7 +182,15 @@ impl ShardHost {
             Failure::no(Reason::NotPrimary, "this node has no copy of the shard")
                 .with("shard", shard.to_string())
         };
-        answer.await.map_err(none)?
+        // A little more than the copies have: a page that is never answered must not hold up those of other shards.
+        let answer = tokio::time::timeout(limit + SCRUB_GRACE, answer).await;
+        let late = |_| {
+            Failure::no(
+                Reason::DeadlinePassed,
+                "the shard's thread did not compare in time",
+            )
+        };
+        answer.map_err(late)?.map_err(none)?
     }
 
     /// What every copy here says of itself.

@@ -6,11 +6,13 @@
 //! its disk is at `at` at least. So whatever it has from before `from` the primary has too, or something newer; and whatever
 //! the primary has the copy has, or something newer, or it was deleted since, which a second look at the primary tells.
 //!
-//! A copy that differs is rebuilt by a full copy. When two copies agree against the primary it is the primary that is wrong:
-//! it asks to hand over, and its successor finds it.
+//! Whoever has what fewer copies have is wrong, and of two alone the other one than the primary. A copy that is wrong is rebuilt
+//! by a full copy, one at a time, once no vote that is missing could make it right. A primary that is outvoted asks to hand
+//! over to a copy that is right, and its successor finds it.
 
+use super::commit::SILENT_INTERVALS;
 use super::message::{Message, Scrub, ScrubEntry, Scrubbed};
-use super::replica::{Replica, Role};
+use super::replica::{Replica, Role, storage_failure};
 use super::secondary::Phase;
 use crate::effect::{Ask, Caller, Context, Effect};
 use crate::mutant::Mutant;
@@ -19,7 +21,7 @@ use crate::store::StoreError;
 use crate::time::Instant;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::limits::{SCRUB_KEYS_TOLD_MAX, SCRUB_PAGE_BYTES, SCRUB_PAGES_MAX};
 use understudy_proto::{CopyId, Pair};
 
@@ -33,7 +35,7 @@ pub struct ScrubbedPage {
     pub bytes: u64,
     /// All copies of the row but the primary's.
     pub copies: BTreeMap<CopyId, ScrubbedCopy>,
-    /// Keys of which two copies have the same, and the primary something else.
+    /// Keys of which more copies have the same than have what the primary has, it included.
     pub primary_differs: Vec<Bytes>,
 }
 
@@ -55,10 +57,14 @@ pub enum ScrubbedCopy {
 pub(super) struct Scrubs {
     last: u64,
     pages: BTreeMap<u64, Page>,
-    /// Copies that differ and are to be rebuilt.
-    pub differing: BTreeSet<CopyId>,
-    /// Two copies agree against this one.
-    outvoted: bool,
+    /// Copies that are wrong and are to be rebuilt.
+    differing: BTreeSet<CopyId>,
+    /// The one of them whose turn it is, until it is whole again.
+    mending: Option<CopyId>,
+    /// Copies that are right where this one is wrong.
+    right: BTreeSet<CopyId>,
+    /// How often it was asked to hand over to one of them.
+    hand_overs: usize,
 }
 
 /// A page that is to be compared; as in [`crate::effect::Input::Scrub`].
@@ -87,8 +93,19 @@ enum Asked {
     Not,
     /// On this stream.
     Waiting(u64),
-    /// The keys where it differs, each with what it has.
-    Told(BTreeMap<Bytes, Option<ScrubEntry>>),
+    /// On that stream: the keys where it differs, each with what it has.
+    Told(u64, Differences),
+}
+
+type Differences = BTreeMap<Bytes, Option<ScrubEntry>>;
+
+/// What follows from a page.
+#[derive(Debug, Default)]
+struct Verdict {
+    outvoted: BTreeSet<Bytes>,
+    /// Copies that have what outvoted the primary.
+    right: BTreeSet<CopyId>,
+    wrong: BTreeSet<CopyId>,
 }
 
 /// With the size of the object.
@@ -126,25 +143,47 @@ impl Page {
         Some(&self.entries[at])
     }
 
-    /// Keys of which two copies have the same, other than the primary.
-    fn outvoted(&self) -> Vec<Bytes> {
-        let mut votes: BTreeMap<(&Bytes, &Option<ScrubEntry>), u32> = BTreeMap::new();
-        for asked in self.asked.values() {
-            if let Asked::Told(differs) = asked {
-                for theirs in differs {
-                    *votes.entry(theirs).or_default() += 1;
-                }
+    /// Counts, for each key where a copy differs, who has the same.
+    fn verdict(&self) -> Verdict {
+        let mut votes: BTreeMap<&Bytes, BTreeMap<&Option<ScrubEntry>, BTreeSet<CopyId>>> =
+            BTreeMap::new();
+        let (mut told, mut missing) = (0, 0);
+        for (copy, asked) in &self.asked {
+            let Asked::Told(_, differs) = asked else {
+                missing += 1;
+                continue;
+            };
+            told += 1;
+            for (key, theirs) in differs {
+                let voters = votes.entry(key).or_default().entry(theirs).or_default();
+                voters.insert(*copy);
             }
         }
-        let won = votes.into_iter().filter(|(_, votes)| *votes >= 2);
-        won.map(|((key, _), _)| key.clone()).collect()
+        let mut verdict = Verdict::default();
+        for (key, others) in votes {
+            let against: usize = others.values().map(BTreeSet::len).sum();
+            let with_the_primary = 1 + told - against;
+            let most = others.values().map(BTreeSet::len).max().unwrap_or(0);
+            if most > with_the_primary {
+                verdict.outvoted.insert(key.clone());
+                let right = others.into_values().filter(|voters| voters.len() == most);
+                verdict.right.extend(right.flatten());
+                continue;
+            }
+            // Those that have the same, with all who were not heard, would still be no more than those with the primary.
+            let lost = |voters: &BTreeSet<CopyId>| voters.len() + missing <= with_the_primary;
+            verdict
+                .wrong
+                .extend(others.into_values().filter(lost).flatten());
+        }
+        verdict
     }
 
-    fn result(self, outvoted: Vec<Bytes>) -> ScrubbedPage {
+    fn result(self, outvoted: BTreeSet<Bytes>) -> ScrubbedPage {
         let found = |asked: Asked| match asked {
             Asked::Not | Asked::Waiting(_) => ScrubbedCopy::NotCompared,
-            Asked::Told(differs) if differs.is_empty() => ScrubbedCopy::Same,
-            Asked::Told(differs) => ScrubbedCopy::Differs {
+            Asked::Told(_, differs) if differs.is_empty() => ScrubbedCopy::Same,
+            Asked::Told(_, differs) => ScrubbedCopy::Differs {
                 objects: differs.len() as u64,
                 keys: differs.into_keys().take(SCRUB_KEYS_TOLD_MAX).collect(),
             },
@@ -199,12 +238,12 @@ impl Replica {
         let at = self.live.applied.unwrap_or(self.live.position);
         let (shard, generation) = (self.shard, self.live.generation);
         let stored = context.stored;
-        let page = stored.objects_after(
-            shard,
-            generation,
-            after.as_deref(),
-            bytes_max.min(SCRUB_PAGE_BYTES),
-        )?;
+        let bytes_max = bytes_max.min(SCRUB_PAGE_BYTES);
+        let read = stored.objects_after(shard, generation, after.as_deref(), bytes_max);
+        let page = read.inspect_err(|error| {
+            let answer = Err(storage_failure(error, Applied::No));
+            out.push(Effect::Scrubbed { caller, answer });
+        })?;
         let listed = page.items.iter().map(|(key, object)| entry(key, object));
         let (entries, sizes): (Vec<ScrubEntry>, Vec<usize>) = listed.unzip();
         let bytes = sizes.into_iter().sum::<usize>() as u64;
@@ -213,13 +252,17 @@ impl Replica {
         let digest = digest(&entries);
         let row = self.row();
         let (secondaries, joining) = (row.secondaries.clone(), row.joining.clone());
+        let silent_after = self.settings.interval.scale(SILENT_INTERVALS, 1);
         let primary = self.primary_mut();
         primary.scrubs.last += 1;
         let number = primary.scrubs.last;
         let mut asked: BTreeMap<CopyId, Asked> =
             joining.into_iter().map(|c| (c, Asked::Not)).collect();
         for copy in secondaries {
-            let follows = primary.streams.acknowledged(copy).is_some();
+            let follows = primary.streams.acknowledged(copy).is_some()
+                && primary
+                    .members
+                    .heard_within(copy, context.now, silent_after);
             if !follows || primary.scrubs.differing.contains(&copy) {
                 asked.insert(copy, Asked::Not);
                 continue;
@@ -355,7 +398,8 @@ impl Replica {
         };
         let pages = &mut self.primary_mut().scrubs.pages;
         if let Some(page) = pages.get_mut(&scrubbed.number) {
-            page.asked.insert(copy, Asked::Told(differs));
+            page.asked
+                .insert(copy, Asked::Told(scrubbed.stream, differs));
         }
         self.finish_scrubs(context, out);
         Ok(())
@@ -409,45 +453,60 @@ impl Replica {
         primary.scrubs.pages = waiting;
         let finished: BTreeMap<u64, Page> = finished;
         for page in finished.into_values() {
-            let outvoted = page.outvoted();
-            if !outvoted.is_empty() {
-                primary.scrubs.outvoted = true;
-            }
-            for (copy, asked) in &page.asked {
-                // Those that agree against the primary are right, as far as it can tell.
-                let wrong = |key: &Bytes| !outvoted.contains(key);
-                if matches!(asked, Asked::Told(differs) if differs.keys().any(wrong)) {
+            let verdict = page.verdict();
+            for copy in &verdict.wrong {
+                // One that began anew since then has other contents now.
+                let stream = primary.streams.stream_of(*copy);
+                if matches!(page.asked.get(copy), Some(Asked::Told(asked, _)) if *asked == stream) {
                     primary.scrubs.differing.insert(*copy);
                 }
             }
+            primary.scrubs.right.extend(verdict.right);
             out.push(Effect::Scrubbed {
                 caller: page.caller,
-                answer: Ok(page.result(outvoted)),
+                answer: Ok(page.result(verdict.outvoted)),
             });
         }
     }
 
-    /// Once an interval: copies that differ are marked joining, and then fed no more until they begin anew; a primary that is
+    /// Once an interval: a copy that is wrong is marked joining, and then fed no more until it begins anew; a primary that is
     /// wrong itself asks to hand over.
-    pub(super) fn mend(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn mend(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        let silent_after = self.settings.interval.scale(SILENT_INTERVALS, 1);
         let row = self.row();
         let (secondaries, joining) = (row.secondaries.clone(), row.joining.clone());
+        let members = row.in_sync.as_ref().map(|set| set.members.clone());
         let primary = self.primary_mut();
-        let epoch = primary.epoch;
+        let (epoch, scrubs) = (primary.epoch, &mut primary.scrubs);
         let named = |copy: &CopyId| secondaries.contains(copy) || joining.contains(copy);
-        primary.scrubs.differing.retain(named);
-        for copy in &primary.scrubs.differing {
-            match secondaries.contains(copy) {
-                true => out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy: *copy })),
-                false => primary.streams.forget(*copy),
+        scrubs.differing.retain(named);
+        let is_mended = |copy: &CopyId| !scrubs.differing.contains(copy) && !joining.contains(copy);
+        if scrubs.mending.is_none_or(|copy| is_mended(&copy)) {
+            scrubs.mending = scrubs.differing.first().copied();
+        }
+        scrubs.right.retain(|copy| secondaries.contains(copy));
+        // What is known to be wrong itself is no source.
+        let waits = |copy: &CopyId| scrubs.differing.contains(copy) && scrubs.right.is_empty();
+        if let Some(copy) = scrubs.mending.filter(waits) {
+            match secondaries.contains(&copy) {
+                true => out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy })),
+                false => primary.streams.forget(copy),
             }
         }
-        if primary.scrubs.outvoted
-            && let Some(to) = secondaries.into_iter().find(|copy| {
-                let follows = primary.streams.acknowledged(*copy).is_some();
-                follows && !primary.scrubs.differing.contains(copy)
-            })
-        {
+        let able = scrubs.right.iter().copied().filter(|copy| {
+            let follows = primary.streams.acknowledged(*copy).is_some()
+                && primary
+                    .members
+                    .heard_within(*copy, context.now, silent_after);
+            follows
+                && members
+                    .as_ref()
+                    .is_none_or(|members| members.contains(copy))
+        });
+        let able: Vec<CopyId> = able.collect();
+        if !able.is_empty() {
+            let to = able[scrubs.hand_overs % able.len()];
+            scrubs.hand_overs += 1;
             out.push(Effect::Ask(Ask::HandOver { epoch, to }));
         }
     }
@@ -459,5 +518,73 @@ impl Replica {
             differing.remove(&copy);
         }
         differing.contains(&copy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use understudy_proto::{NodeId, StoreId};
+
+    fn copy(n: u64) -> CopyId {
+        CopyId {
+            node: NodeId(n),
+            store: StoreId(n.into()),
+        }
+    }
+
+    /// What each copy has at one key: `s` the same as the primary, `-` it was not heard, else another value of that name.
+    fn judged(told: &str) -> (bool, Vec<u64>, Vec<u64>) {
+        let key = Bytes::from_static(b"k");
+        let asked = told.chars().zip(1..).map(|(what, n)| {
+            let other = ScrubEntry {
+                key: key.clone(),
+                pair: Pair::new(1, 1),
+                digest: u64::from(what),
+            };
+            let asked = match what {
+                's' => Asked::Told(1, BTreeMap::new()),
+                '-' => Asked::Waiting(1),
+                _ => Asked::Told(1, BTreeMap::from([(key.clone(), Some(other))])),
+            };
+            (copy(n), asked)
+        });
+        let page = Page {
+            caller: Caller(1),
+            deadline: Instant::ZERO,
+            from: Pair::ZERO,
+            next: None,
+            entries: Vec::new(),
+            bytes: 0,
+            asked: asked.collect(),
+        };
+        let Verdict {
+            outvoted,
+            right,
+            wrong,
+        } = page.verdict();
+        let nodes = |copies: BTreeSet<CopyId>| copies.iter().map(|copy| copy.node.0).collect();
+        (!outvoted.is_empty(), nodes(right), nodes(wrong))
+    }
+
+    #[test]
+    fn whoever_has_what_fewer_have_is_wrong() {
+        assert_eq!(judged("ss"), (false, vec![], vec![]));
+        assert_eq!(judged("xs"), (false, vec![], vec![1]));
+        assert_eq!(judged("xx"), (true, vec![1, 2], vec![]));
+        assert_eq!(judged("x"), (false, vec![], vec![1]), "the primary's holds");
+        assert_eq!(judged("xy"), (false, vec![], vec![1, 2]));
+        assert_eq!(judged("xxs"), (false, vec![], vec![1, 2]), "as many");
+        assert_eq!(judged("xxss"), (false, vec![], vec![1, 2]));
+        assert_eq!(judged("xxxs"), (true, vec![1, 2, 3], vec![]));
+        assert_eq!(judged("xxxsy"), (true, vec![1, 2, 3], vec![]));
+    }
+
+    #[test]
+    fn nobody_is_wrong_as_long_as_a_missing_vote_could_make_it_right() {
+        assert_eq!(judged("x-"), (false, vec![], vec![]));
+        assert_eq!(judged("x-s"), (false, vec![], vec![1]));
+        assert_eq!(judged("xx-s"), (false, vec![], vec![]));
+        assert_eq!(judged("xx-"), (true, vec![1, 2], vec![]));
     }
 }

@@ -473,7 +473,7 @@ impl Replica {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
-        self.mend(out);
+        self.mend(context, out);
         let primary = self.primary_mut();
         let (epoch, serving) = (primary.epoch, primary.serving);
         let holds = self.leased(context, epoch);
