@@ -29,6 +29,7 @@ macro_rules! stories {
 }
 
 stories! {
+    a_lease_that_was_given_up_stays_so
     a_scrub_finds_what_a_copy_lost
     two_copies_agree_against_their_primary
     a_chain_of_failovers
