@@ -240,7 +240,9 @@ impl Replica {
         if witnesses.adding.is_empty() {
             let recent = interval.scale(RECENT_INTERVALS, 1);
             let ready = |copy: &&CopyId| {
-                !set.contains(*copy) && witnesses.heard_within(**copy, recent, now)
+                // Demanded while its answer is over, it would end the lease in the middle of a step.
+                let gives = witnesses.answers.get(*copy).is_some_and(|a| now < a.until);
+                !set.contains(*copy) && gives && witnesses.heard_within(**copy, recent, now)
             };
             if let Some(copy) = secondaries.iter().find(ready).copied() {
                 witnesses.adding.insert(copy, revision);
