@@ -83,6 +83,7 @@ stories! {
     a_conflict_is_resolved_once
     a_resolution_that_was_cut_off_comes_back
     a_resolution_meets_another
+    an_orphan_found_another_of_a_third_branch
     a_policy_holds_all_for_a_person
     a_discarded_record_that_is_cut_off
     a_policy_discards
