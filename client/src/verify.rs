@@ -33,7 +33,7 @@ pub struct VerifiedCopy {
     pub store: StoreId,
     /// In the others it was not complete, or did not answer in time.
     pub pages_compared: u64,
-    /// Objects that it has otherwise than the primary. It is rebuilt.
+    /// Objects that it has otherwise than the primary. It is rebuilt, unless a copy that was not heard could make it right.
     pub differing: u64,
     /// The first of their keys.
     pub keys: Vec<Bytes>,

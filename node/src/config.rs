@@ -168,6 +168,9 @@ section! {
     }
 }
 
+/// 366 days: a clock can be added to.
+const SCRUB_EVERY_MS_MAX: u64 = 366 * 24 * 3_600 * 1_000;
+
 section! {
     /// Comparing the objects of all copies in the background, of the shards whose primary a node is.
     pub struct ScrubSettings {
@@ -443,6 +446,11 @@ impl NodeConfig {
         checks.name("name", &self.name);
         checks.name("site", &self.site);
         checks.folder(&self.data_dir);
+        checks.that(
+            "scrub.every_ms",
+            self.scrub.every_ms <= SCRUB_EVERY_MS_MAX,
+            "has to be at most a year, 31622400000; scrub.bytes_per_second = 0 switches the comparing off",
+        );
         checks.that(
             "managers",
             !self.managers.is_empty(),

@@ -77,6 +77,19 @@ async fn restart_altered(cluster: &mut LocalCluster, folder: &tempfile::TempDir,
     cluster.wait_member_ready(name, LIMIT).await.unwrap();
 }
 
+/// Compares until that is found: a primary asks those copies that it heard of lately.
+async fn until_found(cluster: &LocalCluster, is: impl Fn(&Value) -> bool) -> (i32, Value) {
+    let began = Instant::now();
+    loop {
+        let (status, found) = verify(cluster);
+        if is(&found["shards"][0]) {
+            return (status, found);
+        }
+        assert!(began.elapsed() < LIMIT, "{found:#}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn until_whole(cluster: &LocalCluster) -> Value {
     let began = Instant::now();
     loop {
@@ -126,7 +139,11 @@ async fn what_a_copy_has_otherwise_is_found_and_mended() {
     restart_altered(&mut cluster, &folder, others[0]).await;
     wait_whole(&client, u32::from(NODES), LIMIT).await.unwrap();
     let node = node_of(&client, others[0]).await;
-    let (status, found) = verify(&cluster);
+    let (status, found) = until_found(&cluster, |shard| {
+        let copies = shard["copies"].as_array().unwrap();
+        copies.iter().any(|copy| copy["differing"] != json!(0))
+    })
+    .await;
     assert_eq!(status, 1, "{found:#}");
     let copies = found["shards"][0]["copies"].as_array().unwrap();
     let altered = copies
@@ -157,7 +174,8 @@ async fn what_a_copy_has_otherwise_is_found_and_mended() {
         let moved = client.cluster().transfer(NAMESPACE, 0, Some(node)).await;
         assert_eq!(moved.unwrap().primary, node);
     }
-    let (status, found) = verify(&cluster);
+    let (status, found) =
+        until_found(&cluster, |shard| shard["primary_differs"] != json!([])).await;
     assert_eq!(status, 1, "{found:#}");
     assert_eq!(
         found["shards"][0]["primary_differs"],

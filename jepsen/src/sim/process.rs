@@ -860,6 +860,7 @@ impl Running {
                 "{} s{shard} drops {pair} ({request})",
                 self.id
             )),
+            Effect::Judged(_) => {}
             Effect::Scrubbed { caller, answer } => {
                 let (checked, same) = self.scrubs.told(caller, answer);
                 turn.env.compared += same;

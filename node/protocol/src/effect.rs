@@ -4,7 +4,7 @@
 //! messages per peer) and does nothing else: what must follow a disk write, the replica emits on `Persisted`.
 
 use crate::request::{Outcome, Request};
-use crate::shard::message::Message;
+use crate::shard::message::{Fate, Message};
 use crate::shard::{Freshness, ReadAnswer, ScrubbedPage};
 use crate::store::{Batch, StoreError, Stored};
 use crate::tables::ConflictPolicy;
@@ -253,6 +253,8 @@ pub enum Effect {
         pair: Pair,
         request: RequestId,
     },
+    /// What a failover cut off was judged, and leaves a record: recorded again, a conflict, or discarded. For people.
+    Judged(Fate),
     /// The answer to a `Scrub`. Copies that differ are rebuilt, whoever asked.
     Scrubbed {
         caller: Caller,

@@ -138,6 +138,8 @@ mutants! {
     DiscardInSilence = "discard-in-silence";
     /// What could be applied is applied, whatever the namespace's policy says.
     ApplyWhatIsHeld = "apply-what-is-held";
+    /// An orphan that came to the same as what stands under its id counts as the same record.
+    KinByOutcome = "kin-by-outcome";
     /// A copy is compared before its disk is where the primary's page was read.
     ScrubComparesEarly = "scrub-compares-early";
     /// What was written, or deleted, after the primary was read counts as different.
@@ -159,6 +161,7 @@ impl Mutant {
     /// (`node/protocol/scenarios`) and the tests of tables and controllers tell what they do.
     pub const BY_STORY: &'static [Mutant] = &[
         Mutant::AskIdNotPair,
+        Mutant::KinByOutcome,
         Mutant::ForcedSkipsLeases,
         Mutant::ForgetForced,
         Mutant::ResolveWhatIsGone,

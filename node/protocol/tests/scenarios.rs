@@ -29,6 +29,7 @@ macro_rules! stories {
 }
 
 stories! {
+    a_lease_that_was_given_up_stays_so
     a_scrub_finds_what_a_copy_lost
     two_copies_agree_against_their_primary
     a_chain_of_failovers
@@ -82,6 +83,7 @@ stories! {
     a_conflict_is_resolved_once
     a_resolution_that_was_cut_off_comes_back
     a_resolution_meets_another
+    an_orphan_found_another_of_a_third_branch
     a_policy_holds_all_for_a_person
     a_discarded_record_that_is_cut_off
     a_policy_discards

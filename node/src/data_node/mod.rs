@@ -32,8 +32,8 @@ use crate::rpc::{
     objects::ObjectsServer, replica::ReplicaServer, replica::ReplicationServer,
     request_log::RequestLogServer, routes::RoutesServer,
 };
-use crate::shard::ShardHost;
 use crate::shard::driver::Outside;
+use crate::shard::{Judged, ShardHost};
 use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
 use std::io::{BufRead, Read};
@@ -70,6 +70,7 @@ pub struct Node {
     pub start: StoreStart,
     pub host: ShardHost,
     pub compared: scrub::Compared,
+    pub judged: Arc<Judged>,
     pub managers: Arc<Managers>,
     pub channels: Channels,
     pub sessions: Sessions,
@@ -304,6 +305,7 @@ fn start(
     ));
     let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
+    let judged = Arc::new(Judged::default());
     let outside = Outside {
         clients: Arc::new(KnownClients(directory.clone())),
         me,
@@ -316,6 +318,7 @@ fn start(
         database: database.clone(),
         control: control.clone(),
         peers: peers.clone(),
+        judged: judged.clone(),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
     let threads = match config.shard_threads {
@@ -335,6 +338,7 @@ fn start(
         start: ready.start,
         host,
         compared: scrub::Compared::default(),
+        judged,
         managers,
         channels,
         peers,

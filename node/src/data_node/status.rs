@@ -112,6 +112,26 @@ impl Collector for StoreMetrics {
             ),
             ("store_failures", "Writes that failed", &progress.failures),
             (
+                "orphans_applied",
+                "Requests that a failover had cut off, recorded again with their changes by primaries here",
+                &node.judged.applied,
+            ),
+            (
+                "orphans_outcome_only",
+                "Likewise, recorded again as the failed outcomes that they are",
+                &node.judged.outcome_only,
+            ),
+            (
+                "orphans_conflicts",
+                "Likewise, kept as conflicts for a person",
+                &node.judged.conflicts,
+            ),
+            (
+                "orphans_discarded",
+                "Likewise, discarded as the namespace's policy says",
+                &node.judged.discarded,
+            ),
+            (
                 "scrub_objects",
                 "Objects of primaries that were compared with the other copies",
                 &node.compared.objects,

@@ -4,6 +4,7 @@
 //! All batches of one turn go to the writer together, all messages to a peer together. No effect waits for another.
 
 use super::host::{ShardView, Wanted};
+use super::judged::Judged;
 use super::mailbox::Mailbox;
 use super::responder::{ReadResponder, Responder};
 use crate::clock;
@@ -48,6 +49,8 @@ pub struct Outside {
     pub peers: Arc<Peers>,
     /// Called once for each copy that can no longer go on.
     pub broken: OnBroken,
+    /// Counts what becomes of orphans.
+    pub judged: Arc<Judged>,
 }
 
 /// What can be asked of a thread.
@@ -591,6 +594,7 @@ impl Driver {
                     let _ = reply.send(answer);
                 }
             }
+            Effect::Judged(fate) => self.outside.judged.note(shard, fate),
             Effect::Scrubbed { caller, answer } => {
                 if let Some(Waiting::Scrub(reply)) = self.waiting.remove(&caller.0) {
                     let _ = reply.send(answer);

@@ -5,6 +5,7 @@
 
 use super::commit::Members;
 use super::expire::Expiry;
+use super::reconcile::Kin;
 use super::replica::{Replica, Role, storage_failure};
 use super::scrub::Scrubs;
 use super::streams::Streams;
@@ -64,6 +65,7 @@ pub(super) struct Primary {
     pub own_batch: u64,
     /// Bytes of orphans of other copies that were judged since the disk last had all of them, and the batch with the last.
     pub given_back: usize,
+    pub kin: Kin,
     pub given_back_batch: u64,
     pub witnesses: Witnesses,
     pub scrubs: Scrubs,
@@ -740,6 +742,7 @@ impl Primary {
             own: Submission::default(),
             own_batch: 0,
             given_back: 0,
+            kin: Kin::default(),
             given_back_batch: 0,
             witnesses: Witnesses::new(context.now),
             scrubs: Scrubs::default(),

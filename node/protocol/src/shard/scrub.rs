@@ -323,6 +323,9 @@ impl Replica {
         let Role::Secondary(secondary) = &mut self.role else {
             return Ok(());
         };
+        if secondary.scrubs.is_empty() {
+            return Ok(());
+        }
         let (stream, to) = (secondary.stream, secondary.primary);
         secondary.scrubs.retain(|scrub| scrub.stream == stream);
         if secondary.phase != Phase::Streaming || !whole {
@@ -447,6 +450,9 @@ impl Replica {
         let Role::Primary(primary) = &mut self.role else {
             return;
         };
+        if primary.scrubs.pages.is_empty() {
+            return;
+        }
         let over = |page: &Page| page.is_answered() || context.now >= page.deadline;
         let pages = std::mem::take(&mut primary.scrubs.pages);
         let (finished, waiting) = pages.into_iter().partition(|(_, page)| over(page));

@@ -485,6 +485,8 @@ impl World {
                 let id = trace::request_id(request);
                 self.say(format!("  n{node} drops {pair} ({id}), never acknowledged"));
             }
+            // The record says the same.
+            Effect::Judged(_) => {}
             Effect::Scrubbed { answer, .. } => {
                 let found = match &answer {
                     Ok(page) => trace::scrubbed(page),
