@@ -10,6 +10,7 @@ use super::secondary::Phase;
 use super::side::Side;
 use crate::effect::{Context, Effect};
 use crate::mutant::Mutant;
+use crate::record::Record;
 use crate::store::{Contents, CopyProgress, Staged, Staging, StoreChange, StoreError};
 use bytes::Bytes;
 use understudy_proto::Pair;
@@ -25,6 +26,66 @@ impl Replica {
         // Who has orphans gives them first, and follows by the records meanwhile.
         let willing = self.orphans == 0 && !refuses;
         willing.then(|| self.live.applied.unwrap_or(self.live.position))
+    }
+
+    /// After a start: what was staged of a delta is read once, for its size. Where it is damaged it goes: it can be had again.
+    pub(super) fn look_through_delta(
+        &mut self,
+        context: &Context<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let Some(side) = self.staged.as_ref().filter(|side| side.over.is_some()) else {
+            return Ok(());
+        };
+        if side.staged_bytes > 0 {
+            return Ok(());
+        }
+        match self.bytes_of_delta(context, side) {
+            Ok(bytes) => {
+                let side = self.staged.as_mut().expect("it was just looked at");
+                side.staged_bytes = bytes;
+                Ok(())
+            }
+            Err(StoreError::Corrupt(_)) => {
+                self.drop_staging(out);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn bytes_of_delta(&self, context: &Context<'_>, side: &Side) -> Result<usize, StoreError> {
+        let (shard, generation) = (self.shard, side.generation);
+        let (mut bytes, mut after) = (0, None::<Bytes>);
+        loop {
+            let after_now = after.as_deref();
+            let stored = context.stored;
+            let page = stored.staged_after(shard, generation, after_now, COPY_CHUNK_BYTES_MAX)?;
+            let put = |item| StoreChange::PutStaged { generation, item };
+            after = page.items.last().map(Staged::key);
+            bytes += staged_bytes(&page.items.into_iter().map(put).collect::<Vec<_>>());
+            if page.done {
+                break;
+            }
+        }
+        let base = self.meta.staging.as_ref().map(|s| s.contents.base);
+        let mut next = base.unwrap_or(side.position).version.next();
+        while next <= side.position.version {
+            let stored = context.stored;
+            let records = stored.records(shard, generation, next, COPY_CHUNK_BYTES_MAX)?;
+            for record in &records {
+                let malformed = Record::decode(&record.bytes).is_err();
+                if malformed || record.pair.version != next {
+                    return Err(StoreError::Corrupt(format!("shard {shard}: {next}")));
+                }
+                bytes += record.bytes.len();
+                next = next.next();
+            }
+            if records.is_empty() {
+                return Err(StoreError::Corrupt(format!("shard {shard}: {next}")));
+            }
+        }
+        Ok(bytes)
     }
 
     /// A chunk is staged; the next is asked for once it is durable.
@@ -54,19 +115,15 @@ impl Replica {
                 }
             }
         }
-        let (Some(staging), Some(side)) = (&mut self.meta.staging, &mut self.staged) else {
+        let (Some(staging), Some(side)) = (&mut self.meta.staging, &self.staged) else {
             return Ok(());
         };
         staging.consistent_at = staging.consistent_at.max(chunk.at);
         staging.progress = chunk.then;
         let objects = chunk.objects.into_iter();
         let dedup = chunk.dedup.into_iter();
-        let items = objects
-            .map(|(key, object)| side.put_object(key, object))
-            .chain(dedup.map(|(id, entry)| side.put_dedup(id, entry)));
-        let before = changes.len();
-        changes.extend(items);
-        side.staged_bytes += changes[before..].iter().map(staged_bytes).sum::<usize>();
+        changes.extend(objects.map(|(key, object)| side.put_object(key, object)));
+        changes.extend(dedup.map(|(id, entry)| side.put_dedup(id, entry)));
         changes.push(StoreChange::PutMeta(self.meta.clone()));
         let batch = self.persist(changes, out);
         let secondary = self.secondary_mut();
@@ -225,9 +282,12 @@ impl Replica {
     }
 }
 
-fn staged_bytes(change: &StoreChange) -> usize {
-    match change {
+/// Of the changes of a batch, what a delta that is staged grows by.
+pub(super) fn staged_bytes(changes: &[StoreChange]) -> usize {
+    let bytes = |change: &StoreChange| match change {
         StoreChange::PutStaged { item, .. } => item.key().len() + item.value().len(),
+        StoreChange::AppendRecord { record, .. } => record.bytes.len(),
         _ => 0,
-    }
+    };
+    changes.iter().map(bytes).sum()
 }

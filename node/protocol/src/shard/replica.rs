@@ -4,6 +4,7 @@
 //! durable goes out as a batch, and what must follow it waits for `Persisted`.
 
 use super::age::Age;
+use super::delta::staged_bytes;
 use super::primary::Primary;
 use super::reads::{Read, Reads};
 use super::scrub::Wanted;
@@ -646,6 +647,9 @@ impl Replica {
     /// Emits a batch, and notes where the live log will end with it.
     pub(super) fn persist(&mut self, changes: Vec<StoreChange>, out: &mut Vec<Effect>) -> u64 {
         self.emitted += 1;
+        if let Some(side) = self.staged.as_mut().filter(|side| side.over.is_some()) {
+            side.staged_bytes += staged_bytes(&changes);
+        }
         let before = self
             .ends
             .back()

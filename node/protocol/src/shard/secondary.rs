@@ -61,6 +61,7 @@ impl Replica {
             return Ok(());
         }
         self.become_idle(out);
+        self.look_through_delta(context, out)?;
         self.prepare_in_sync(context)?;
         let other_epoch = |at: Pair| at != Pair::ZERO && at.epoch != epoch;
         if self
@@ -295,9 +296,7 @@ impl Replica {
                 _ => &mut self.meta.live.epoch_starts,
             };
             starts.extend(&applied.epoch_starts);
-            let bytes = applied.bytes;
-            let side = self.staged.as_mut().unwrap_or(&mut self.live);
-            side.staged_bytes += bytes;
+            let side = self.staged.as_ref().unwrap_or(&self.live);
             let mut changes = applied.into_changes(side, &self.meta);
             if let Some(committed) = committed {
                 changes.extend(committed);
@@ -525,8 +524,6 @@ struct Applied {
     objects: BTreeMap<Bytes, Option<crate::object::Object>>,
     dedup: Vec<StoreChange>,
     epoch_starts: Vec<Pair>,
-    /// Of the records.
-    bytes: usize,
 }
 
 impl Applied {
@@ -539,7 +536,6 @@ impl Applied {
             objects: BTreeMap::new(),
             dedup: Vec::new(),
             epoch_starts: Vec::new(),
-            bytes: 0,
         }
     }
 
@@ -569,7 +565,8 @@ impl Applied {
                 id.expect("only requests change objects"),
             ) {
                 Ok(after) => after,
-                Err(_) if rebuilding || Mutant::ApplyOutOfOrder.on() => continue,
+                Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
+                Err(_) if rebuilding && side.is_rebuilt(self.shard, stored, &change.key)? => continue,
                 Err(_) => {
                     let what = format!(
                         "shard {}: an object is not as record {} found it",
@@ -592,7 +589,6 @@ impl Applied {
         if record.is_epoch_start() {
             self.epoch_starts.push(record.pair);
         }
-        self.bytes += encoded.bytes.len();
         side.position = encoded.pair;
         side.checksum = encoded.checksum;
         if in_sync {

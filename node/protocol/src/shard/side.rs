@@ -123,6 +123,21 @@ impl Side {
         }
     }
 
+    /// Whether what stands under a key came from the source, at a moment of its own. A delta that does not speak of an object
+    /// leaves it as it is in the live generation.
+    pub fn is_rebuilt(
+        &self,
+        shard: ShardId,
+        stored: &dyn Stored,
+        key: &[u8],
+    ) -> Result<bool, StoreError> {
+        if self.over.is_none() || self.overlay.newest(key).is_some() {
+            return Ok(true);
+        }
+        let staged = stored.staged(shard, self.generation, &Staged::object_key(key))?;
+        Ok(staged.is_some())
+    }
+
     /// The state that a read sees.
     pub fn durable(
         &self,
@@ -218,7 +233,8 @@ impl Side {
                 let before = self.committed(shard, stored, &change.key)?;
                 let after = match change.apply(before.clone(), record.pair, id) {
                     Ok(after) => after,
-                    Err(_) if rebuilding || Mutant::ApplyOutOfOrder.on() => continue,
+                    Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
+                    Err(_) if rebuilding && self.is_rebuilt(shard, stored, &change.key)? => continue,
                     Err(_) => return Err(not_as_found(shard, record.pair)),
                 };
                 self.overlay

@@ -31,6 +31,8 @@ pub(super) struct Streams {
     tail: VecDeque<EncodedRecord>,
     tail_bytes: u64,
     next_pulse: Instant,
+    /// What was durable here when the last pulse was sent.
+    pulsed: Option<Pair>,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,7 @@ impl Streams {
             tail: VecDeque::new(),
             tail_bytes: 0,
             next_pulse: now,
+            pulsed: None,
         }
     }
 
@@ -223,7 +226,7 @@ impl Replica {
             mode = BranchMode::Rebuild;
         }
         let offer = match delta && mode == BranchMode::Records {
-            true => self.offer_delta(context, &subscribe),
+            true => self.offer_delta(context, &subscribe)?,
             false => Offer::Records,
         };
         if offer == Offer::Delta {
@@ -473,6 +476,7 @@ impl Replica {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
+        let pulsed = primary.streams.pulsed.replace(position);
         self.mend(context, out);
         let primary = self.primary_mut();
         let (epoch, serving) = (primary.epoch, primary.serving);
@@ -507,11 +511,12 @@ impl Replica {
             });
         }
         for copy in &row.joining {
-            // Complete: it has everything that was durable here an instant ago; what came since is on its way.
+            // Complete: it has everything that was durable here a pulse ago; what came since is on its way. To have what is
+            // durable at this instant would be luck while others write.
             let streams = &self.primary_mut().streams;
             let complete = streams
                 .acknowledged(*copy)
-                .is_some_and(|acknowledged| acknowledged >= position);
+                .is_some_and(|acknowledged| acknowledged >= pulsed.unwrap_or(position));
             if complete && self.may_complete(context, *copy, out) {
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
             }
@@ -564,7 +569,10 @@ impl Replica {
         let ending: Vec<CopyId> = ends.map(|(copy, _)| *copy).collect();
         let streams = &mut self.primary_mut().streams;
         for copy in ending {
-            streams.subscribers.remove(&copy);
+            // Under no number it takes nothing, and nothing of it is taken; where it stands the log is still needed.
+            if let Some(subscriber) = streams.subscribers.get_mut(&copy) {
+                (subscriber.stream, subscriber.credit) = (0, 0);
+            }
         }
     }
 

@@ -145,7 +145,9 @@ impl Found {
     fn note(&mut self, record: &Record, bytes: usize) {
         self.record_bytes += bytes as u64;
         for change in record.changes().iter().filter(|change| change.is_write()) {
-            if self.keys.insert(change.key.clone()) {
+            if !self.keys.contains(&change.key) {
+                // A copy: the key that was read is a piece of its whole record.
+                self.keys.insert(Bytes::copy_from_slice(&change.key));
                 self.memory += change.key.len() + NAME_BYTES;
             }
         }
@@ -192,22 +194,51 @@ impl Replica {
     }
 
     /// A copy subscribed from a place on this log.
-    pub(super) fn offer_delta(&mut self, context: &Context<'_>, subscribe: &Subscribe) -> Offer {
+    pub(super) fn offer_delta(
+        &mut self,
+        context: &Context<'_>,
+        subscribe: &Subscribe,
+    ) -> Result<Offer, StoreError> {
         let far = self.is_far_behind(subscribe.position, subscribe.copy);
         if subscribe.copying.is_some() || !far || !self.primary_mut().serving {
-            return Offer::Records;
+            return Ok(Offer::Records);
         }
         // No log is cut off past an open cut, neither here nor there; and who has orphans gives them first.
-        let open_cut = self.row().oldest_open_cut.is_some();
-        let Some(since) = subscribe.delta_since.filter(|_| !open_cut) else {
-            return Offer::RecordsForNow;
+        if self.row().oldest_open_cut.is_some() {
+            return Ok(Offer::RecordsForNow);
+        }
+        let Some(since) = subscribe.delta_since else {
+            return Ok(Offer::Records);
         };
-        let on_log = since >= self.meta.live.base;
+        let wanted = self.may_leave(subscribe.copy) && self.is_on_log(context, since)?;
         let deltas = &mut self.primary_mut().deltas;
-        match on_log && deltas.ask(subscribe, since, context.now) {
+        Ok(match wanted && deltas.ask(subscribe, since, context.now) {
             true => Offer::Delta,
             false => Offer::Records,
+        })
+    }
+
+    /// A copy takes a delta as one that joins. Another candidate that has nearly everything must be left.
+    fn may_leave(&mut self, copy: CopyId) -> bool {
+        let row = self.row();
+        if row.joining.contains(&copy) {
+            return true;
         }
+        let (me, secondaries) = (self.copy(), row.secondaries.clone());
+        let streams = &self.primary_mut().streams;
+        let others = secondaries.iter().filter(|c| **c != copy && **c != me);
+        let reached: Vec<(Pair, CopyId)> = others
+            .filter_map(|other| Some((streams.acknowledged(*other)?, *other)))
+            .collect();
+        reached
+            .iter()
+            .any(|(pair, other)| !self.is_far_behind(*pair, *other))
+    }
+
+    /// What a copy says of its position is looked up.
+    fn is_on_log(&self, context: &Context<'_>, pair: Pair) -> Result<bool, StoreError> {
+        let inside = self.meta.live.base <= pair && pair <= self.visible;
+        Ok(inside && self.checksum_at(context, pair)?.is_some())
     }
 
     /// A copy with a delta under way wants to go on.
@@ -218,7 +249,7 @@ impl Replica {
         since: Pair,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
-        if since < self.meta.live.base {
+        if !self.is_on_log(context, since)? {
             self.refuse_delta(&subscribe, out);
             return Ok(());
         }
@@ -379,9 +410,11 @@ impl Replica {
     ) -> Result<(), StoreError> {
         if !self.row().joining.contains(&copy) && !Mutant::DeltaToSecondary.on() {
             let epoch = self.primary_mut().epoch;
-            out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy }));
             let waits = self.settings.interval.scale(SILENT_INTERVALS, 1);
-            if context.now.since(since) > waits {
+            // The other candidate may have fallen back, or left, since this one asked.
+            if self.may_leave(copy) && context.now.since(since) <= waits {
+                out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy }));
+            } else {
                 walk.state = State::Records;
             }
             return Ok(());
