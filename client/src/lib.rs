@@ -103,6 +103,8 @@ mod session;
 #[cfg(feature = "grpc")]
 mod slots;
 #[cfg(feature = "grpc")]
+mod verify;
+#[cfg(feature = "grpc")]
 mod watch;
 #[cfg(feature = "grpc")]
 mod write;
@@ -118,6 +120,7 @@ pub use {
     request_log::{Follow, LogEvent, LookUp, Orphans, Trace, Traces},
     scan::{Page, Scan},
     session::Session,
+    verify::{Verified, VerifiedCopy},
     watch::{Change, Event, Watch},
     write::Write,
 };

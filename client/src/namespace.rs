@@ -13,6 +13,7 @@ use crate::route::Route;
 use crate::route_cache::RouteCache;
 use crate::scan::Scan;
 use crate::session::{Session, Tokens};
+use crate::verify::{Verified, verify};
 use crate::watch::Watch;
 use crate::write::Write;
 use bytes::Bytes;
@@ -168,6 +169,12 @@ impl Namespace {
     /// Objects in key order.
     pub fn scan(&self) -> Scan {
         Scan::new(self.clone())
+    }
+
+    /// Compares the objects of all copies of a shard (index inside the namespace) with its primary's, while writes go on. Copies
+    /// that differ are rebuilt.
+    pub async fn verify(&self, shard: u32) -> Result<Verified, Error> {
+        verify(self, shard).await
     }
 
     /// The changes of keys with a prefix.

@@ -35,6 +35,11 @@ pub fn seed(seed: u64, keep: Keep) -> Outcome {
     })
 }
 
+/// Fewer seeds may have no delta by chance.
+const DELTA_SEEDS_MIN: u64 = 100;
+/// A delta is expected at least once in so many seeds; there are two or three times as many.
+const SEEDS_PER_DELTA: u64 = 4;
+
 /// Which seeds, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -66,6 +71,13 @@ impl Summary {
             .map_or(0, |(_, verdict)| verdict.exit_code())
     }
 
+    /// Many clean seeds in which hardly a copy caught up by a delta tell nothing about deltas.
+    pub fn too_few_deltas(&self) -> Option<String> {
+        let (seeds, deltas) = (self.seeds, self.statistics.deltas);
+        let few = seeds >= DELTA_SEEDS_MIN && deltas < seeds / SEEDS_PER_DELTA;
+        few.then(|| format!("only {deltas} deltas in {seeds} seeds: the worlds lead to too few"))
+    }
+
     fn add(&mut self, seed: u64, outcome: &Outcome) {
         self.seeds += 1;
         let (sum, one) = (&mut self.statistics, outcome.statistics);
@@ -80,7 +92,9 @@ impl Summary {
         sum.may_have_run += one.may_have_run;
         sum.without_managers += one.without_managers;
         sum.no_lease += one.no_lease;
+        sum.deltas += one.deltas;
         sum.forced += one.forced;
+        sum.compared += one.compared;
         sum.broken += one.broken;
         sum.virtual_us += one.virtual_us;
         if outcome.verdict != Verdict::Clean {

@@ -184,6 +184,19 @@ section! {
     }
 }
 
+/// 366 days: a clock can be added to.
+const SCRUB_EVERY_MS_MAX: u64 = 366 * 24 * 3_600 * 1_000;
+
+section! {
+    /// Comparing the objects of all copies in the background, of the shards whose primary a node is.
+    pub struct ScrubSettings {
+        /// Bytes of objects that a node reads for it in a second; as many are read at each other copy. 0: never.
+        bytes_per_second: u64 = 4 * 1024 * 1024,
+        /// Between two comparisons of a shard; the first one comes within an hour after a node became its primary.
+        every_ms: u64 = 24 * 3_600 * 1_000,
+    }
+}
+
 section! {
     /// A data node: it stores copies of shards and serves clients.
     pub struct NodeConfig {
@@ -215,6 +228,8 @@ section! {
         storage: Storage = Storage::default(),
         /// What is kept of the shards' logs.
         retention: Retention = Retention::default(),
+        /// Comparing the copies.
+        scrub: ScrubSettings = ScrubSettings::default(),
         /// The log of the process.
         log: LogSettings = LogSettings::default(),
         /// The agent that started it.
@@ -458,6 +473,11 @@ impl NodeConfig {
         checks.name("name", &self.name);
         checks.name("site", &self.site);
         checks.folder(&self.data_dir);
+        checks.that(
+            "scrub.every_ms",
+            self.scrub.every_ms <= SCRUB_EVERY_MS_MAX,
+            "has to be at most a year, 31622400000; scrub.bytes_per_second = 0 switches the comparing off",
+        );
         checks.that(
             "managers",
             !self.managers.is_empty(),

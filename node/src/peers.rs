@@ -8,14 +8,18 @@ use crate::data_node::Directory;
 use crate::rpc::peer_wire;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use prost::Message as _;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use understudy_proto::limits::INTERNAL_MESSAGE_BYTES_MAX;
+use understudy_proto::v1::peer_message::Kind;
 use understudy_proto::v1::replication_client::ReplicationClient;
 use understudy_proto::{ClusterId, NodeId, ProcessId, ShardId, v1};
+use understudy_protocol::object::Object;
 use understudy_protocol::shard::message::Message;
 
 /// Bytes that wait for one peer; beyond it further messages are dropped.
@@ -33,6 +37,15 @@ pub struct Peers {
     channels: Channels,
     runtime: tokio::runtime::Handle,
     lanes: Mutex<HashMap<NodeId, Arc<Lane>>>,
+    sent: Sent,
+}
+
+/// Bytes of messages that were handed to the streams, by what brings a copy up to date.
+#[derive(Default, Debug)]
+pub struct Sent {
+    pub records: AtomicU64,
+    pub deltas: AtomicU64,
+    pub full_copies: AtomicU64,
 }
 
 #[derive(Default)]
@@ -62,7 +75,22 @@ impl Peers {
             channels,
             runtime,
             lanes: Mutex::default(),
+            sent: Sent::default(),
         }
+    }
+
+    pub fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    fn count(&self, message: &v1::PeerMessage) {
+        let counter = match message.kind {
+            Some(Kind::Records(_)) => &self.sent.records,
+            Some(Kind::Delta(_)) => &self.sent.deltas,
+            Some(Kind::Chunk(_)) => &self.sent.full_copies,
+            _ => return,
+        };
+        counter.fetch_add(message.encoded_len() as u64, Relaxed);
     }
 
     /// Puts a message on the way. Never waits.
@@ -144,6 +172,7 @@ impl Peers {
             messages: messages
                 .into_iter()
                 .map(|(shard, message)| peer_wire::encode(shard, message))
+                .inspect(|message| self.count(message))
                 .collect(),
         }
     }
@@ -191,14 +220,16 @@ fn weight(message: &Message) -> usize {
     64 + match message {
         Message::Records(records) => records.records.iter().map(|r| r.bytes.len() + 8).sum(),
         Message::CopyChunk(chunk) => {
-            let objects = chunk.objects.iter().map(|(key, object)| {
-                let components = object.components.iter();
-                key.len()
-                    + components
-                        .map(|c| c.name.len() + c.value.size() + 24)
-                        .sum::<usize>()
-            });
-            objects.sum::<usize>() + chunk.dedup.len() * 64
+            let objects = chunk.objects.iter();
+            let bytes: usize = objects.map(|(key, o)| key.len() + object_weight(o)).sum();
+            bytes + chunk.dedup.len() * 64
+        }
+        Message::Delta(chunk) => {
+            let objects = chunk.objects.iter();
+            let bytes: usize = objects
+                .map(|(key, o)| key.len() + o.as_ref().map_or(0, object_weight))
+                .sum();
+            bytes + chunk.dedup.len() * 64
         }
         Message::Submit(submit) => {
             let orphans = submit.orphans.iter();
@@ -207,6 +238,15 @@ fn weight(message: &Message) -> usize {
                 .sum()
         }
         Message::Submitted(submitted) => submitted.fates.len() * 48,
+        Message::Scrubbed(scrubbed) => {
+            let entries = scrubbed.entries.iter();
+            entries.map(|entry| entry.key.len() + 40).sum()
+        }
         _ => 0,
     }
+}
+
+fn object_weight(object: &Object) -> usize {
+    let components = object.components.iter();
+    components.map(|c| c.name.len() + c.value.size() + 24).sum()
 }

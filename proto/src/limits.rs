@@ -71,6 +71,12 @@ pub const RECORDS_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const RECORDS_MESSAGE_MAX: usize = 4_096;
 /// Bytes that a primary sends a copy beyond what the copy acknowledged (its credit).
 pub const STREAM_CREDIT_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of objects that are compared between copies at once.
+pub const SCRUB_PAGE_BYTES: usize = 64 * 1024;
+/// Pages of a shard that are compared at the same time.
+pub const SCRUB_PAGES_MAX: usize = 4;
+/// Keys that differ, of a copy in a page, that are told one by one.
+pub const SCRUB_KEYS_TOLD_MAX: usize = 10;
 /// Bytes of objects in one chunk of a full copy.
 pub const COPY_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that one commit round writes; what waits beyond it goes into the next round.
@@ -117,6 +123,19 @@ pub const WRITER_SITES_MAX: usize = 16;
 pub const CLIENT_ID_FUTURE_MS: u64 = 60_000;
 /// How far back a client id may be dated: the registration floor's distance from the table's clock.
 pub const SESSION_HORIZON_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Records that a copy must be behind before a coalesced delta is thought of; below it the records are sent.
+pub const DELTA_RECORDS_MIN: u64 = 10_000;
+/// Bytes of a coalesced delta, with what the primary remembers to make it; beyond it the records are sent.
+pub const DELTA_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that a copy stages of a delta and of the records that come with it; beyond it the copy gives the delta up.
+pub const DELTA_STAGED_BYTES_MAX: usize = 2 * DELTA_BYTES_MAX;
+/// Bytes of log that a primary reads in one step for a delta (a single larger record goes alone).
+pub const DELTA_READ_BYTES: usize = 256 * 1024;
+/// Objects or dedup entries that a primary looks up in one step for a delta, and that one of its chunks holds.
+pub const DELTA_ITEMS_PER_STEP: usize = 1_000;
+/// Copies for which a primary prepares a delta at the same time; one more gets the records.
+pub const DELTAS_MAX: usize = 4;
 
 const _: () = assert!(
     REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX,

@@ -266,6 +266,13 @@ impl Objects for Fake {
         (self.state.scan.lock().expect("scan"))(&request).map(Response::new)
     }
 
+    async fn verify(
+        &self,
+        _: Request<v1::VerifyRequest>,
+    ) -> Result<Response<v1::VerifyResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     type WatchStream = Answers<v1::WatchResponse>;
 
     async fn watch(

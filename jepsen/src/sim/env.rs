@@ -40,6 +40,8 @@ pub struct Env {
     pub refused: Vec<(usize, ShardId)>,
     /// Promotions that a person forced.
     pub forced: u64,
+    /// Copies that were found the same as their primary, each page counted.
+    pub compared: u64,
     /// What the namespaces want done with what failovers cut off.
     pub policies: BTreeMap<ShardId, ConflictPolicy>,
     /// Conflicts that were seen on some disk, the newest last: what a person may have been shown.
@@ -75,6 +77,7 @@ impl Env {
             keep: Keep::default(),
             refused: Vec::new(),
             forced: 0,
+            compared: 0,
             policies: BTreeMap::new(),
             shown: VecDeque::new(),
             sites: Sites::draw(seed),

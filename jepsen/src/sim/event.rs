@@ -243,6 +243,14 @@ fn brief_outcome(answer: &HeartbeatAnswer) -> String {
 
 fn brief_message(message: &Message) -> String {
     match message {
+        Message::Scrub(s) => format!("scrub e{} page {} at {}", s.epoch, s.number, s.at),
+        Message::Scrubbed(s) => {
+            let entries = s.entries.len();
+            format!(
+                "scrubbed e{} page {} at {} same {} of {entries}",
+                s.epoch, s.number, s.at, s.same
+            )
+        }
         Message::Subscribe(s) => {
             let (epoch, stream, position) = (s.epoch, s.stream & 0xffff, s.position);
             format!(
@@ -281,6 +289,18 @@ fn brief_message(message: &Message) -> String {
             c.then,
             c.from,
             c.at
+        ),
+        Message::Delta(d) => format!(
+            "delta e{} stream {} {:?} -> {:?} since {} upto {} at {}, {} objects, {} entries",
+            d.epoch,
+            d.stream & 0xffff,
+            d.continues,
+            d.then,
+            d.since,
+            d.upto,
+            d.at,
+            d.objects.len(),
+            d.dedup.len()
         ),
         Message::Pulse(p) => format!(
             "pulse e{} {} base {} echo {:?}",

@@ -17,6 +17,7 @@ mod outcome;
 mod person;
 mod process;
 mod quiet;
+mod scrub;
 mod sites;
 mod start_check;
 mod tables_watch;

@@ -42,8 +42,12 @@ pub struct Statistics {
     pub without_managers: u64,
     /// Writes and reads refused for want of a lease.
     pub no_lease: u64,
+    /// Coalesced deltas that were switched in.
+    pub deltas: u64,
     /// Promotions that a person forced.
     pub forced: u64,
+    /// Copies that were found the same as their primary, each page counted.
+    pub compared: u64,
     pub broken: u64,
     pub virtual_us: u64,
 }

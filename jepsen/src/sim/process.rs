@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::env::{Clock, Env, wall_ms};
 use super::event::{Done, Parcel};
 use super::network::Place;
+use super::scrub::{PAGE_BYTES, Scrubs};
 use super::sites::Sites;
 use super::start_check::finds_nothing;
 use crate::dice::Dice;
@@ -78,6 +79,7 @@ struct Running {
     act: (Option<Epoch>, bool),
     failed: bool,
     began_us: u64,
+    scrubs: Scrubs,
     /// In which epoch it serves each shard, and since when.
     serving: BTreeMap<ShardId, (Epoch, u64)>,
 }
@@ -373,6 +375,7 @@ impl Process {
             act: (None, false),
             failed: false,
             began_us: turn.env.now_us,
+            scrubs: Scrubs::new(turn.env.seed),
             serving: BTreeMap::new(),
         };
         for shard in turn.disk.store.shards().unwrap_or_default() {
@@ -420,6 +423,24 @@ impl Running {
         let shards: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.step(shard, Input::Tick, turn);
+        }
+        let claimed: Vec<ShardId> = self.copies.iter().map(|(shard, _)| shard).collect();
+        let claimed = claimed
+            .into_iter()
+            .filter(|s| self.copies.claim(*s).is_some());
+        if let Some((shard, after)) = self.scrubs.next(&claimed.collect::<Vec<_>>()) {
+            self.last_caller += 1;
+            let caller = Caller(self.last_caller);
+            self.scrubs.begun(caller, shard);
+            let deadline = turn.now() + INTERVAL.scale(10, 1);
+            let bytes_max = PAGE_BYTES;
+            let input = Input::Scrub {
+                caller,
+                after,
+                bytes_max,
+                deadline,
+            };
+            self.step(shard, input, turn);
         }
         let mut notices = Vec::new();
         self.copies.reports(&mut notices);
@@ -850,6 +871,12 @@ impl Running {
                 "{} s{shard} drops {pair} ({request})",
                 self.id
             )),
+            Effect::Judged(_) => {}
+            Effect::Scrubbed { caller, answer } => {
+                let (checked, same) = self.scrubs.told(caller, answer);
+                turn.env.compared += same;
+                turn.env.check(checked);
+            }
             Effect::Broken(error) => {
                 turn.env
                     .note(format_args!("{} s{shard} BROKEN {error}", self.id));
@@ -999,8 +1026,12 @@ fn settings() -> Settings {
         interval: INTERVAL,
         log_bytes: LOG_BYTES,
         log_age: Duration::from_millis(1_000),
+        delta_records_min: DELTA_RECORDS_MIN,
     }
 }
 
 /// Small, so that logs are trimmed and full copies happen.
 const LOG_BYTES: u64 = 4_000;
+
+/// So few that a copy that was away for a moment takes a delta when few objects were written.
+const DELTA_RECORDS_MIN: u64 = 6;

@@ -6,7 +6,7 @@ use crate::dice::{Dice, Purpose};
 
 /// How long a client stays at a site, at least and at most.
 const STAY_US: (u64, u64) = (2_000_000, 5_000_000);
-const SITES_PERMILLE: u32 = 0;
+const SITES_PERMILLE: u32 = 300;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Sites {
@@ -15,8 +15,7 @@ pub struct Sites {
 }
 
 impl Sites {
-    /// In so many of a thousand worlds there are two or three sites. None for now: with 300, seed 189 breaks I2 in an in_sync shard that
-    /// no primary was moved of, and the cause is not found.
+    /// In so many of a thousand worlds there are two or three sites.
     pub fn draw(seed: u64) -> Option<Sites> {
         let mut dice = Dice::new(seed, Purpose::Sites, 0);
         let some = dice.permille(SITES_PERMILLE);

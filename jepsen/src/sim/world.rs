@@ -160,7 +160,9 @@ impl World {
             may_have_run: self.env.invariants.forgotten().1 as u64,
             without_managers: self.without_managers,
             no_lease: self.no_lease,
+            deltas: self.env.invariants.deltas() as u64,
             forced: self.env.forced,
+            compared: self.env.compared,
             broken: self.env.broken,
             virtual_us: self.env.now_us,
         };

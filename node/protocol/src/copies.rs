@@ -239,6 +239,7 @@ fn to_managers(ask: effect::Ask, shard: ShardId, promise: Epoch) -> Ask {
         },
         effect::Ask::Complete { epoch, copy } => Ask::Complete { shard, epoch, copy },
         effect::Ask::TooFarBehind { epoch, copy } => Ask::MarkJoining { shard, epoch, copy },
+        effect::Ask::HandOver { epoch, to } => Ask::HandOver { shard, epoch, to },
         effect::Ask::AddInSync {
             epoch,
             revision,

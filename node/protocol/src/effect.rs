@@ -4,8 +4,8 @@
 //! messages per peer) and does nothing else: what must follow a disk write, the replica emits on `Persisted`.
 
 use crate::request::{Outcome, Request};
-use crate::shard::message::Message;
-use crate::shard::{Freshness, ReadAnswer};
+use crate::shard::message::{Fate, Message};
+use crate::shard::{Freshness, ReadAnswer, ScrubbedPage};
 use crate::store::{Batch, StoreError, Stored};
 use crate::tables::ConflictPolicy;
 use crate::time::{Duration, Instant};
@@ -223,6 +223,15 @@ pub enum Input {
         freshness: Freshness,
         deadline: Instant,
     },
+    /// At a primary: compare the objects after a key, a page of them, with those of all copies. At the deadline what did not
+    /// answer was not compared.
+    Scrub {
+        caller: Caller,
+        after: Option<Bytes>,
+        /// Of objects in the page, at least one.
+        bytes_max: usize,
+        deadline: Instant,
+    },
 }
 
 /// A clean change of primary.
@@ -264,6 +273,13 @@ pub enum Effect {
     Dropped {
         pair: Pair,
         request: RequestId,
+    },
+    /// What a failover cut off was judged, and leaves a record: recorded again, a conflict, or discarded. For people.
+    Judged(Fate),
+    /// The answer to a `Scrub`. Copies that differ are rebuilt, whoever asked.
+    Scrubbed {
+        caller: Caller,
+        answer: Result<ScrubbedPage, Failure>,
     },
 }
 
@@ -346,6 +362,8 @@ pub enum Ask {
         revision: Revision,
         copy: CopyId,
     },
+    /// Copies that agree with each other have other objects than the primary: let one of them be primary.
+    HandOver { epoch: Epoch, to: CopyId },
 }
 
 /// What a replica tells of itself, for heartbeats, status pages and checks.

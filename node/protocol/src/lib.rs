@@ -18,6 +18,7 @@ pub mod pace;
 pub mod record;
 pub mod request;
 pub mod shard;
+mod staged;
 pub mod startup;
 pub mod store;
 pub mod tables;

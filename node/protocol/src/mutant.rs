@@ -112,6 +112,14 @@ mutants! {
     WitnessBeforeDemand = "witness-before-demand";
     /// A beacon that says that the primary has no lease counts like one that says that it has one.
     LeaselessBeaconResets = "leaseless-beacon-resets";
+    /// A delta does not say what was deleted.
+    DeltaKeepsDeleted = "delta-keeps-deleted";
+    /// A delta does not say which dedup entries were forgotten.
+    DeltaKeepsForgotten = "delta-keeps-forgotten";
+    /// A delta is switched in before the records brought all of it to one point.
+    SwitchDeltaEarly = "switch-delta-early";
+    /// A copy gets a delta while it may still be promoted.
+    DeltaToSecondary = "delta-to-secondary";
     /// An agent's report of a process that ended counts for the node's newest process, whichever it names.
     ExitReportOfAnotherIncarnation = "exit-report-of-another-incarnation";
     /// A process that told that its store failed goes on as primary while it has a lease.
@@ -134,6 +142,12 @@ mutants! {
     FollowABurst = "follow-a-burst";
     /// Full copies go as fast as they are asked for.
     CopyAtAnyPace = "copy-at-any-pace";
+    /// An orphan that came to the same as what stands under its id counts as the same record.
+    KinByOutcome = "kin-by-outcome";
+    /// A copy is compared before its disk is where the primary's page was read.
+    ScrubComparesEarly = "scrub-compares-early";
+    /// What was written, or deleted, after the primary was read counts as different.
+    ScrubTakesNewerForOther = "scrub-takes-newer-for-other";
 }
 
 #[cfg(feature = "mutants")]
@@ -151,12 +165,14 @@ impl Mutant {
     /// (`node/protocol/scenarios`) and the tests of tables and controllers tell what they do.
     pub const BY_STORY: &'static [Mutant] = &[
         Mutant::AskIdNotPair,
+        Mutant::KinByOutcome,
         Mutant::ForcedSkipsLeases,
         Mutant::ForgetForced,
         Mutant::ResolveWhatIsGone,
         Mutant::DropForcedOrphans,
         Mutant::FollowABurst,
         Mutant::CopyAtAnyPace,
+        Mutant::DeltaToSecondary,
     ];
 }
 

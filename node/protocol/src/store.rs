@@ -4,6 +4,8 @@
 //! batches of a shard become durable in the order in which they were emitted; `Persisted` is reported only when the batch
 //! survives a power cut and every read of [`Stored`] sees it. Batches of several shards may share one write.
 
+pub use crate::staged::Staged;
+
 use crate::codec::{Malformed, Put, Reader};
 use crate::object::Object;
 use crate::record::EncodedRecord;
@@ -48,9 +50,12 @@ pub struct Staging {
     /// Where the source stood when it read the newest chunk: from there on the staged copy is consistent.
     pub consistent_at: Pair,
     pub progress: CopyProgress,
+    /// A coalesced delta: what is staged goes over the live generation, whose objects hold the log up to this pair. `None`: a full
+    /// copy.
+    pub delta_since: Option<Pair>,
 }
 
-/// How far a full copy came.
+/// How far a full copy, or a delta, came.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CopyProgress {
     /// Objects after this key are still to come.
@@ -78,7 +83,15 @@ impl Meta {
             .into_iter()
             .flatten()
             .any(|contents| contents.applied.is_some());
-        let format = if commits { FORMAT_IN_SYNC } else { FORMAT };
+        let delta_since = self
+            .staging
+            .as_ref()
+            .and_then(|staging| staging.delta_since);
+        let format = match (delta_since, commits) {
+            (Some(_), _) => FORMAT_DELTA,
+            (None, true) => FORMAT_IN_SYNC,
+            (None, false) => FORMAT,
+        };
         out.put_u8(format);
         out.put_u64(self.promise.0);
         encode_contents(&self.live, format, &mut out);
@@ -89,6 +102,9 @@ impl Meta {
                 encode_contents(&staging.contents, format, &mut out);
                 out.put_pair(staging.consistent_at);
                 staging.progress.encode(&mut out);
+                if let Some(since) = delta_since {
+                    out.put_pair(since);
+                }
             }
         }
         let crc = crc32c::crc32c(&out);
@@ -107,17 +123,22 @@ impl Meta {
         }
         let mut reader = Reader::new(bytes.slice(..end));
         let format = reader.u8()?;
-        if !matches!(format, FORMAT | FORMAT_IN_SYNC) {
+        if !matches!(format, FORMAT | FORMAT_IN_SYNC | FORMAT_DELTA) {
             return Err(Malformed("shard meta of an unknown format"));
         }
         let promise = Epoch(reader.u64()?);
         let live = decode_contents(&mut reader, format)?;
         let staging = match reader.bool()? {
+            false if format == FORMAT_DELTA => return Err(Malformed("a delta that is not staged")),
             false => None,
             true => Some(Staging {
                 contents: decode_contents(&mut reader, format)?,
                 consistent_at: reader.pair()?,
                 progress: CopyProgress::decode(&mut reader)?,
+                delta_since: match format {
+                    FORMAT_DELTA => Some(reader.pair()?),
+                    _ => None,
+                },
             }),
         };
         reader.finish()?;
@@ -132,6 +153,8 @@ impl Meta {
 const FORMAT: u8 = 1;
 /// Of the meta of an in_sync shard: each contents end with the applied pair.
 const FORMAT_IN_SYNC: u8 = 2;
+/// While a delta is staged, in a shard of either mode: as of an in_sync one, and what is staged ends with the delta's beginning.
+const FORMAT_DELTA: u8 = 3;
 
 fn encode_contents(contents: &Contents, format: u8, out: &mut BytesMut) {
     out.put_u32(contents.generation);
@@ -141,7 +164,7 @@ fn encode_contents(contents: &Contents, format: u8, out: &mut BytesMut) {
     for start in &contents.epoch_starts {
         out.put_pair(*start);
     }
-    if format == FORMAT_IN_SYNC {
+    if format != FORMAT {
         out.put_u8(u8::from(contents.applied.is_some()));
         out.put_pair(contents.applied.unwrap_or_default());
     }
@@ -155,7 +178,7 @@ fn decode_contents(reader: &mut Reader, format: u8) -> Result<Contents, Malforme
         epoch_starts: (0..reader.count()?)
             .map(|_| reader.pair())
             .collect::<Result<_, _>>()?,
-        applied: if format == FORMAT_IN_SYNC {
+        applied: if format != FORMAT {
             let known = reader.bool()?;
             let applied = reader.pair()?;
             known.then_some(applied)
@@ -267,6 +290,11 @@ pub enum StoreChange {
     },
     /// Removes everything of the shard but its promise (in the meta that follows) and its orphan log.
     DropCopy,
+    /// What a delta says of an object or a dedup entry, beside the live generation.
+    PutStaged {
+        generation: Generation,
+        item: Staged,
+    },
 }
 
 /// What a copy holds when its process starts.
@@ -436,13 +464,27 @@ pub trait Stored {
         after: Option<Pair>,
         bytes_max: usize,
     ) -> Result<Page<Orphan>, StoreError>;
+    /// What a staged delta says of the thing that is kept under that key ([`Staged::key`]). `None`: nothing.
+    fn staged(
+        &self,
+        shard: ShardId,
+        generation: Generation,
+        key: &[u8],
+    ) -> Result<Option<Staged>, StoreError>;
+    /// All that a staged delta says after a key, in the order of the keys, likewise.
+    fn staged_after(
+        &self,
+        shard: ShardId,
+        generation: Generation,
+        after: Option<&[u8]>,
+        bytes_max: usize,
+    ) -> Result<Page<Staged>, StoreError>;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use understudy_proto::{ClientId, Sequence};
-
     #[test]
     fn meta_survives_its_stored_form_and_damage_is_refused() {
         let contents = Contents {
@@ -456,8 +498,10 @@ mod tests {
             client: ClientId(5),
             sequence: Sequence(6),
         };
-        let mut lazy = true;
+        let (mut lazy, mut delta) = (true, false);
         for progress in [
+            CopyProgress::Records,
+            CopyProgress::Objects { after: None },
             CopyProgress::Objects { after: None },
             CopyProgress::Objects {
                 after: Some(Bytes::from_static(b"k")),
@@ -469,7 +513,9 @@ mod tests {
                 contents: contents.clone(),
                 consistent_at: Pair::new(2, 12),
                 progress,
+                delta_since: delta.then_some(Pair::new(2, 8)),
             };
+            delta = !delta;
             let in_sync = Contents {
                 applied: Some(Pair::new(2, 7)),
                 ..contents.clone()

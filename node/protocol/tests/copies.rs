@@ -59,6 +59,7 @@ impl Process {
         let settings = Settings {
             interval: Duration::from_millis(100),
             log_bytes: 1 << 20,
+            delta_records_min: 10_000,
             log_age: Duration::from_millis(1_000),
         };
         Process {

@@ -29,6 +29,9 @@ macro_rules! stories {
 }
 
 stories! {
+    a_lease_that_was_given_up_stays_so
+    a_scrub_finds_what_a_copy_lost
+    two_copies_agree_against_their_primary
     a_chain_of_failovers
     a_clean_hand_over
     a_copy_knows_how_old_it_is
@@ -81,9 +84,19 @@ stories! {
     a_conflict_is_resolved_once
     a_resolution_that_was_cut_off_comes_back
     a_resolution_meets_another
+    an_orphan_found_another_of_a_third_branch
     a_policy_holds_all_for_a_person
     a_discarded_record_that_is_cut_off
     a_policy_discards
+    a_delta_brings_a_copy_up_that_missed_many_updates
+    a_delta_carries_what_was_forgotten_and_what_conflicts
+    a_delta_carries_what_was_decided
+    a_delta_in_an_in_sync_shard
+    a_delta_takes_back_what_was_not_committed
+    a_delta_is_interrupted_and_resumed
+    a_delta_leaves_a_candidate
+    a_joining_copy_completes_while_others_write
+    a_failover_in_the_middle_of_a_delta
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::client::{ClientFlags, Context};
 use super::cluster_drain;
+use super::cluster_verify;
 use super::exit::{Ended, Exit, Trouble};
 use super::output::Rows;
 use super::promote;
@@ -60,6 +61,8 @@ enum Verb {
     },
     /// Declare that a node's store will never come back: what it alone held is lost
     DeclareLost(promote::DeclareLostArgs),
+    /// Compare the objects of all copies with their primaries', while writes go on
+    Verify(cluster_verify::Args),
     /// Make a copy primary though others that are not there may have more: shows what would be lost, then does it
     Promote(promote::PromoteArgs),
 }
@@ -108,6 +111,7 @@ pub async fn run(args: Args) -> Ended {
         Verb::Drain(args) => cluster_drain::run(args).await,
         Verb::Remove { node, client } => remove(&client.connect().await?, node).await,
         Verb::DeclareLost(args) => promote::declare_lost(&args).await,
+        Verb::Verify(args) => cluster_verify::run(args).await,
         Verb::Promote(args) => promote::promote(&args).await,
     }
 }

@@ -85,6 +85,17 @@ impl Local {
         found.with_context(|| format!("no process of this cluster serves at '{address}'"))
     }
 
+    /// The nodes, whether they run or not.
+    pub fn node_members(&self) -> impl Iterator<Item = &Member> {
+        self.of(MemberRole::Node)
+    }
+
+    /// The process of that name.
+    pub fn named(&self, name: &str) -> anyhow::Result<&Member> {
+        let found = self.processes.members().iter().find(|m| m.name == name);
+        found.with_context(|| format!("no process of this cluster is called '{name}'"))
+    }
+
     /// The process ids of the nodes that run.
     pub fn node_pids(&self) -> Vec<u32> {
         self.of(MemberRole::Node).filter_map(Member::pid).collect()
@@ -114,6 +125,12 @@ impl Local {
     /// SIGKILL: the process gets no chance to say good-bye. `pid`: from `pid_of`.
     pub async fn kill(&mut self, name: &str, pid: u32) -> anyhow::Result<()> {
         Ok(self.processes.kill_known(name, pid).await?)
+    }
+
+    /// Tells one process to end, which it does cleanly.
+    pub async fn stop_one(&mut self, name: &str) -> anyhow::Result<()> {
+        self.processes.stop_member(name).await?;
+        Ok(())
     }
 
     pub fn restart(&mut self, name: &str) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ mod cluster;
 pub mod cluster_agent;
 mod cluster_drain;
 pub mod cluster_processes;
+mod cluster_verify;
 mod completion;
 mod config;
 mod conflicts;

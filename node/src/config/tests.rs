@@ -165,6 +165,9 @@ fn a_port_open_to_others_needs_insecure() {
     assert_eq!(problems.len(), 1);
     assert!(problems[0].message.contains("--insecure"));
     config.insecure = true;
+    config.scrub.every_ms = u64::MAX;
+    assert_eq!(config.validate()[0].key, "scrub.every_ms");
+    config.scrub.every_ms = 0;
     assert!(config.validate().is_empty());
 }
 

@@ -6,6 +6,7 @@
 mod directory;
 mod heart;
 mod managers;
+mod scrub;
 mod sessions;
 mod status;
 pub mod store;
@@ -32,7 +33,7 @@ use crate::rpc::{
     request_log::RequestLogServer, routes::RoutesServer,
 };
 use crate::shard::driver::Outside;
-use crate::shard::{NodePace, ShardHost};
+use crate::shard::{Judged, NodePace, ShardHost};
 use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
 use std::io::{BufRead, Read};
@@ -42,7 +43,9 @@ use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use understudy_proto::failure::Reason;
-use understudy_proto::limits::{INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX};
+use understudy_proto::limits::{
+    DELTA_RECORDS_MIN, INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX,
+};
 use understudy_proto::v1::naming_server::NamingServer as NamingService;
 use understudy_proto::v1::objects_server::ObjectsServer as ObjectsService;
 use understudy_proto::v1::replica_server::ReplicaServer as ReplicaService;
@@ -66,9 +69,12 @@ pub struct Node {
     /// What the check of the store at start found.
     pub start: StoreStart,
     pub host: ShardHost,
+    pub compared: scrub::Compared,
+    pub judged: Arc<Judged>,
     pub managers: Arc<Managers>,
     pub channels: Channels,
     pub sessions: Sessions,
+    pub peers: Arc<Peers>,
     pub stop: Stop,
 }
 
@@ -299,6 +305,7 @@ fn start(
     ));
     let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
+    let judged = Arc::new(Judged::default());
     let outside = Outside {
         clients: Arc::new(KnownClients(directory.clone())),
         me,
@@ -306,10 +313,12 @@ fn start(
             interval,
             log_bytes: config.retention.log_bytes,
             log_age: Length::from_millis(config.retention.log_age_ms),
+            delta_records_min: DELTA_RECORDS_MIN,
         },
         database: database.clone(),
         control: control.clone(),
-        peers,
+        peers: peers.clone(),
+        judged: judged.clone(),
         pace: Arc::new(NodePace::new(config.full_copy_bytes_per_second)),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
@@ -329,8 +338,11 @@ fn start(
         writer,
         start: ready.start,
         host,
+        compared: scrub::Compared::default(),
+        judged,
         managers,
         channels,
+        peers,
         stop: process.stop.clone(),
     })
 }
@@ -355,6 +367,7 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
     ));
     let watching = tokio::spawn(watch::run(node.clone()));
     let beating = tokio::spawn(heart::run(node.clone()));
+    let scrubbing = tokio::spawn(scrub::run(node.clone(), config.scrub.clone()));
     let mut routes = RoutesBuilder::default();
     let health = add_standard_services(&mut routes)
         .await
@@ -391,6 +404,7 @@ async fn serve(config: NodeConfig, process: Process, node: Arc<Node>) -> Result<
     hand_over(&node, limit).await;
     servers.stop();
     watching.abort();
+    scrubbing.abort();
     // Streams of peers and followers do not end by themselves.
     let _ = tokio::time::timeout(Duration::from_millis(500), async {
         (public.await, internal.await)

@@ -78,6 +78,7 @@ impl Collector for StoreMetrics {
             return Ok(());
         };
         let progress = node.writer.progress();
+        let sent = node.peers.sent();
         let counters = [
             (
                 "store_rounds",
@@ -110,6 +111,61 @@ impl Collector for StoreMetrics {
                 &progress.sync_us,
             ),
             ("store_failures", "Writes that failed", &progress.failures),
+            (
+                "orphans_applied",
+                "Requests that a failover had cut off, recorded again with their changes by primaries here",
+                &node.judged.applied,
+            ),
+            (
+                "orphans_outcome_only",
+                "Likewise, recorded again as the failed outcomes that they are",
+                &node.judged.outcome_only,
+            ),
+            (
+                "orphans_conflicts",
+                "Likewise, kept as conflicts for a person",
+                &node.judged.conflicts,
+            ),
+            (
+                "orphans_discarded",
+                "Likewise, discarded as the namespace's policy says",
+                &node.judged.discarded,
+            ),
+            (
+                "scrub_objects",
+                "Objects of primaries that were compared with the other copies",
+                &node.compared.objects,
+            ),
+            (
+                "scrub_bytes",
+                "Bytes of those objects",
+                &node.compared.bytes,
+            ),
+            (
+                "scrub_differing",
+                "Objects that a copy had otherwise than its primary",
+                &node.compared.differing,
+            ),
+            (
+                "scrub_passes",
+                "Shards that were compared from the first key to the last",
+                &node.compared.passes,
+            ),
+            (
+                "sent_record_bytes",
+                "Bytes of records that were sent to copies",
+                &sent.records,
+            ),
+            (
+                "sent_delta_bytes",
+                "Bytes of coalesced deltas that were sent to copies",
+                &sent.deltas,
+            ),
+            (
+                "sent_full_copy_bytes",
+                "Bytes of full copies that were sent",
+                &sent.full_copies,
+            ),
         ];
         for (name, help, counter) in counters {
             let metric = ConstCounter::new(counter.load(Relaxed));

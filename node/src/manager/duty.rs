@@ -71,7 +71,10 @@ pub(super) enum Event {
         shard: ShardId,
         answer: oneshot::Sender<Option<FailoverProgress>>,
     },
-    Writers(oneshot::Sender<Option<Sites>>),
+    Writers {
+        namespace: String,
+        answer: oneshot::Sender<Option<Sites>>,
+    },
 }
 
 /// By shard and site, in thousandths.
@@ -141,9 +144,9 @@ impl Duty {
                 let progress = answered.await.map_err(|_| not_leader(&"it stops"))?;
                 Ok(DutyAnswer::Failover(progress))
             }
-            DutyQuestion::Writers => {
+            DutyQuestion::Writers { namespace } => {
                 let (answer, answered) = oneshot::channel();
-                self.send(Event::Writers(answer))?;
+                self.send(Event::Writers { namespace, answer })?;
                 let writers = answered.await.ok().flatten();
                 let writers = writers.ok_or_else(|| not_leader(&"it stepped down"))?;
                 Ok(DutyAnswer::Writers(writers))
@@ -228,8 +231,13 @@ impl Worker {
                     let look = |tables: &Tables| controller.failover(clock::now(), tables, shard);
                     let _ = answer.send(self.group.view().look(look));
                 }
-                Event::Writers(answer) => {
-                    let _ = answer.send(self.controller.writers());
+                Event::Writers { namespace, answer } => {
+                    let look = |tables: &Tables| {
+                        let rows = tables.namespaces();
+                        let rows = rows.filter(|row| namespace.is_empty() || row.name == namespace);
+                        self.controller.writers(rows.flat_map(|row| row.shard_ids()))
+                    };
+                    let _ = answer.send(self.group.view().look(look));
                 }
                 Event::Beat { request, answer } => {
                     self.waiting

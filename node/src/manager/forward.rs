@@ -38,8 +38,8 @@ pub enum DutyQuestion {
     Exit(ExitReport),
     /// What the shard's failover waits for.
     Failover { shard: ShardId },
-    /// From which sites the shards' updates come.
-    Writers,
+    /// From which sites the updates of the namespace's shards come; of all namespaces, when its name is empty.
+    Writers { namespace: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,6 +24,8 @@ const SESSIONS_MAX: u32 = 10_000;
 const SESSIONS_DEFAULT: u32 = 1_000;
 /// How long a status waits for the leader's word on orphans.
 const ORPHANS_LIMIT: Duration = Duration::from_secs(1);
+/// How long a move of a primary is waited for: many times what it takes.
+const MOVED_LIMIT: Duration = Duration::from_secs(10);
 
 /// The service on a manager's public port.
 #[derive(Clone, Debug)]
@@ -54,13 +56,20 @@ impl ClusterServer {
     }
 
     /// Where the updates come from, as the leader knows it: nothing where it is not asked or does not answer.
-    async fn writers(&self, stale: bool, end: Instant) -> BTreeMap<ShardId, BTreeMap<String, u32>> {
+    async fn writers(
+        &self,
+        namespace: &str,
+        stale: bool,
+        end: Instant,
+    ) -> BTreeMap<ShardId, BTreeMap<String, u32>> {
         if stale && !self.desk.group.leader().here {
             return BTreeMap::new();
         }
         let limit = end.saturating_duration_since(Instant::now()) / 2;
         let limit = limit.min(ORPHANS_LIMIT);
-        match self.desk.group.duty(DutyQuestion::Writers, limit).await {
+        let namespace = namespace.to_string();
+        let question = DutyQuestion::Writers { namespace };
+        match self.desk.group.duty(question, limit).await {
             Ok(DutyAnswer::Writers(writers)) => writers,
             _ => BTreeMap::new(),
         }
@@ -226,7 +235,7 @@ impl Cluster for ClusterServer {
             row.settings.primary_near_writers && (name.is_empty() || row.name == name)
         };
         let writers = match view.look(|tables| tables.namespaces().any(follows)) {
-            true => self.writers(stale, end).await,
+            true => self.writers(&name, stale, end).await,
             false => BTreeMap::new(),
         };
         let shards = view.look(|tables| {
@@ -416,7 +425,8 @@ impl Cluster for ClusterServer {
         &self,
         request: Request<TransferShardRequest>,
     ) -> Result<Response<TransferShardResponse>, Status> {
-        let limit = limit(&request);
+        // No move takes so long; and its refusal is to arrive before the caller gives up.
+        let limit = limit(&request).mul_f32(0.9).min(MOVED_LIMIT);
         let end = Instant::now() + limit;
         let asked = request.into_inner();
         let row = self.find_namespace(&asked.namespace, limit).await?;

@@ -15,5 +15,6 @@ pub mod routes;
 mod scan;
 mod stream;
 mod tables;
+mod verify;
 mod watch;
 pub mod wire;

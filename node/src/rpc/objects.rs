@@ -4,7 +4,7 @@
 
 use super::stream::{self, StreamOut};
 use super::watch::{self, WatchOut};
-use super::{scan, wire};
+use super::{scan, verify, wire};
 use crate::clock;
 use crate::data_node::Node;
 use crate::shard::{ReadResponder, Responder, Wanted};
@@ -451,6 +451,15 @@ impl Objects for ObjectsServer {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<v1::ScanResponse>, Status> {
         Ok(Response::new(scan::run(self, request.into_inner()).await?))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<v1::VerifyResponse>, Status> {
+        Ok(Response::new(
+            verify::run(self, request.into_inner()).await?,
+        ))
     }
 
     type WatchStream = WatchOut;

@@ -9,7 +9,7 @@ use crate::manager::{DutyAnswer, DutyQuestion};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
-use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::failure::{Applied, Failure, Reason};
 use understudy_proto::v1::{self, PromotionCopy};
 use understudy_proto::{CopyId, Incarnation, Pair, ProcessId, ShardId};
 use understudy_protocol::control::describe::{
@@ -202,7 +202,13 @@ impl ClusterServer {
             .unwrap_or_else(Instant::now);
         let end = end.min(Instant::now() + PROMOTED_LIMIT);
         // Up to and with the command: this manager may be behind the one that answered it.
-        let view = self.desk.group.read(PROMOTED_LIMIT).await?;
+        let left = end.saturating_duration_since(Instant::now());
+        let view = self.desk.group.read(left).await;
+        // The command is written, whatever becomes of this look.
+        let view = view.map_err(|failure| Failure {
+            applied: Applied::Unknown,
+            ..failure
+        })?;
         let mut revisions = view.revisions();
         loop {
             revisions.borrow_and_update();

@@ -4,6 +4,7 @@
 //! All batches of one turn go to the writer together, all messages to a peer together. No effect waits for another.
 
 use super::host::{ShardView, Wanted};
+use super::judged::Judged;
 use super::mailbox::Mailbox;
 use super::pace::NodePace;
 use super::responder::{ReadResponder, Responder};
@@ -26,7 +27,9 @@ use understudy_protocol::effect::{
 };
 use understudy_protocol::request::{DedupEntry, Request};
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, LogView, ReadAnswer, ReadLevel, Replica, Settings};
+use understudy_protocol::shard::{
+    Freshness, LogView, ReadAnswer, ReadLevel, Replica, ScrubbedPage, Settings,
+};
 use understudy_protocol::store::{Batch, StoreError};
 use understudy_protocol::time::{Duration as Length, Instant};
 
@@ -48,6 +51,8 @@ pub struct Outside {
     pub pace: Arc<NodePace>,
     /// Called once for each copy that can no longer go on.
     pub broken: OnBroken,
+    /// Counts what becomes of orphans.
+    pub judged: Arc<Judged>,
 }
 
 /// What can be asked of a thread.
@@ -109,6 +114,14 @@ pub(super) enum Command {
     Reports {
         reply: oneshot::Sender<Vec<(ShardId, Report)>>,
     },
+    /// A dropped reply says that there is no such copy.
+    Scrub {
+        shard: ShardId,
+        after: Option<Bytes>,
+        bytes_max: usize,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<ScrubbedPage, Failure>>,
+    },
     Stored(StoreReport),
     Stop,
 }
@@ -119,6 +132,7 @@ enum Waiting {
     Write(Responder, Option<Box<str>>),
     Seal(oneshot::Sender<SealedCopy>),
     Read(ReadResponder),
+    Scrub(oneshot::Sender<Result<ScrubbedPage, Failure>>),
 }
 
 pub(super) struct Driver {
@@ -286,6 +300,24 @@ impl Driver {
                 let reports = self.copies.iter();
                 let reports = reports.map(|(shard, replica)| (shard, replica.report()));
                 drop(reply.send(reports.collect()));
+            }
+            Command::Scrub {
+                shard,
+                after,
+                bytes_max,
+                deadline,
+                reply,
+            } => {
+                let caller = self.caller(Waiting::Scrub(reply));
+                let input = Input::Scrub {
+                    caller,
+                    after,
+                    bytes_max,
+                    deadline,
+                };
+                if !self.step(shard, input) {
+                    self.waiting.remove(&caller.0);
+                }
             }
             Command::Stored(report) => self.stored(report),
             Command::Stop => {}
@@ -576,6 +608,12 @@ impl Driver {
             }
             Effect::Sealed { caller, answer } => {
                 if let Some(Waiting::Seal(reply)) = self.waiting.remove(&caller.0) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Judged(fate) => self.outside.judged.note(shard, fate),
+            Effect::Scrubbed { caller, answer } => {
+                if let Some(Waiting::Scrub(reply)) = self.waiting.remove(&caller.0) {
                     let _ = reply.send(answer);
                 }
             }

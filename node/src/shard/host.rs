@@ -5,6 +5,7 @@
 use super::driver::{Command, Driver, Known, Outside};
 use super::mailbox::Mailbox;
 use super::responder::{ReadResponder, Responder};
+use crate::clock;
 use crate::storage::Writer;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -18,9 +19,12 @@ use understudy_protocol::control::message::{Claim, HandOver};
 use understudy_protocol::effect::{Assignment, Report, SealedCopy};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, LogView, ReadLevel};
+use understudy_protocol::shard::{Freshness, LogView, ReadLevel, ScrubbedPage};
 use understudy_protocol::store::StoreError;
 use understudy_protocol::time::{Duration, Instant};
+
+/// How much longer than the copies a page may take.
+const SCRUB_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The shard threads of one node.
 pub struct ShardHost {
@@ -157,6 +161,38 @@ impl ShardHost {
     pub async fn follow(&self, shard: ShardId) -> Result<watch::Receiver<LogView>, Failure> {
         self.ask(shard, |reply| Command::Follow { shard, reply })
             .await?
+    }
+
+    /// Compares a page of objects with those of the other copies; whoever did not answer in time was not compared.
+    pub async fn scrub(
+        &self,
+        shard: ShardId,
+        after: Option<Bytes>,
+        bytes_max: usize,
+        limit: std::time::Duration,
+    ) -> Result<ScrubbedPage, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = clock::now() + Duration(limit.as_micros() as u64);
+        self.lane(shard).push(Command::Scrub {
+            shard,
+            after,
+            bytes_max,
+            deadline,
+            reply,
+        });
+        let none = |_| {
+            Failure::no(Reason::NotPrimary, "this node has no copy of the shard")
+                .with("shard", shard.to_string())
+        };
+        // A little more than the copies have: a page that is never answered must not hold up those of other shards.
+        let answer = tokio::time::timeout(limit + SCRUB_GRACE, answer).await;
+        let late = |_| {
+            Failure::no(
+                Reason::DeadlinePassed,
+                "the shard's thread did not compare in time",
+            )
+        };
+        answer.map_err(late)?.map_err(none)?
     }
 
     /// What every copy here says of itself.

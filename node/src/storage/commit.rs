@@ -8,7 +8,7 @@ use understudy_proto::ShardId;
 use understudy_proto::failure::Reason;
 use understudy_protocol::object::{Component, Object};
 use understudy_protocol::request::{DedupEntry, OpResult, Outcome};
-use understudy_protocol::store::{Batch, Generation, Orphan, StoreChange};
+use understudy_protocol::store::{Batch, Generation, Orphan, Staged, StoreChange};
 
 /// About how many bytes a batch puts into a round; what it removes costs next to nothing.
 pub(super) fn weight(batch: &Batch) -> usize {
@@ -28,6 +28,12 @@ fn change_weight(change: &StoreChange) -> usize {
             }
             StoreChange::PutDedup { entry, .. } => entry.as_ref().map_or(0, outcome_weight),
             StoreChange::PutMeta(meta) => meta.live.epoch_starts.len() * 4,
+            StoreChange::PutStaged { item, .. } => match item {
+                Staged::Object { key, object } => {
+                    key.len() + object.as_ref().map_or(0, object_weight)
+                }
+                Staged::Dedup { entry, .. } => entry.as_ref().map_or(0, outcome_weight),
+            },
             _ => 0,
         }
 }
@@ -138,6 +144,11 @@ impl Database {
             StoreChange::DropGeneration { generation } => {
                 self.drop_generation(shard, *generation, out);
             }
+            StoreChange::PutStaged { generation, item } => out.put_cf(
+                self.family(Family::Objects),
+                keys::object(shard, *generation, &item.key()),
+                item.value(),
+            ),
             StoreChange::DropCopy => {
                 let range = keys::of_shard(shard);
                 for family in [Family::Objects, Family::Log, Family::Dedup] {

@@ -13,7 +13,7 @@ use understudy_protocol::object::Object;
 use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::store::{
-    Generation, Meta, Orphan, Page, PageBudget, Saved, StoreError, Stored,
+    Generation, Meta, Orphan, Page, PageBudget, Saved, Staged, StoreError, Stored,
 };
 
 /// Which objects of a generation, in key order: those that begin with the prefix, from `start` on, before `end`.
@@ -365,6 +365,44 @@ impl Stored for Database {
         bytes_max: usize,
     ) -> Result<Page<Orphan>, StoreError> {
         Database::orphans(self, shard, after, bytes_max)
+    }
+
+    fn staged(
+        &self,
+        shard: ShardId,
+        generation: Generation,
+        key: &[u8],
+    ) -> Result<Option<Staged>, StoreError> {
+        let at = keys::object(shard, generation, key);
+        let found = self.get(Family::Objects, &at)?;
+        found
+            .map(|bytes| Staged::decode(key, &bytes).map_err(|e| corrupt(Family::Objects, &at, e)))
+            .transpose()
+    }
+
+    fn staged_after(
+        &self,
+        shard: ShardId,
+        generation: Generation,
+        after: Option<&[u8]>,
+        bytes_max: usize,
+    ) -> Result<Page<Staged>, StoreError> {
+        let mut range = keys::of_generation(shard, generation);
+        if let Some(key) = after {
+            range.from = keys::after(&keys::object(shard, generation, key));
+        }
+        self.page(
+            Family::Objects,
+            &range,
+            bytes_max,
+            usize::MAX,
+            |key, value| {
+                let name = keys::parse_object(key).map_err(|e| unknown(Family::Objects, key, e))?;
+                let item = Staged::decode(name, &Bytes::copy_from_slice(value))
+                    .map_err(|e| corrupt(Family::Objects, key, e))?;
+                Ok((name.len() + value.len(), item))
+            },
+        )
     }
 }
 

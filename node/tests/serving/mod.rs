@@ -15,6 +15,12 @@ pub async fn cluster(
     shards: u32,
 ) -> (LocalCluster, TempDir, Client) {
     let (cluster, folder) = real::cluster(managers_count, nodes, &[]).await;
+    let client = self::namespace(&cluster, nodes, namespace, shards).await;
+    (cluster, folder, client)
+}
+
+/// Makes the namespace, and waits for its copies.
+pub async fn namespace(cluster: &LocalCluster, nodes: u16, namespace: &str, shards: u32) -> Client {
     let client = patient_client(cluster.endpoints()).await.unwrap();
     let copies = u32::from(nodes);
     let policy = NamespacePolicy {
@@ -26,5 +32,5 @@ pub async fn cluster(
     let made = managers.create_namespace(namespace, policy, false);
     made.await.unwrap();
     wait_whole(&client, copies, START_LIMIT).await.unwrap();
-    (cluster, folder, client)
+    client
 }

@@ -2,9 +2,10 @@
 
 use crate::world::{Disk, SHARD, Store, batch, contents, orphan, puts, undo};
 use bytes::Bytes;
-use understudy_proto::{Epoch, Pair, ShardId, Version};
+use understudy_proto::{Epoch, Pair, RequestId, Sequence, ShardId, Version};
+use understudy_protocol::record::Record;
 use understudy_protocol::request::Op;
-use understudy_protocol::store::{Contents, CopyProgress, Meta, Staging, StoreChange};
+use understudy_protocol::store::{Contents, CopyProgress, Meta, Staged, Staging, StoreChange};
 use understudy_protocol::testing::{History, MemoryStore};
 
 macro_rules! on_both {
@@ -22,6 +23,7 @@ on_both! {
     a_trimmed_log_begins_later
     an_undone_record_is_an_orphan
     a_staged_copy_stands_beside_the_live_one
+    a_staged_delta_says_what_is_gone
     a_dropped_copy_leaves_promise_and_orphans
     shards_do_not_see_each_other
     data_without_meta_do_not_open
@@ -208,6 +210,7 @@ fn a_staged_copy_stands_beside_the_live_one<S: Store>() {
         contents: staged.meta().live,
         consistent_at: Pair::new(1, 1),
         progress: CopyProgress::Records,
+        delta_since: None,
     });
     changes.push(StoreChange::PutMeta(meta));
     store.write(batch(SHARD, 4, changes));
@@ -230,6 +233,85 @@ fn a_staged_copy_stands_beside_the_live_one<S: Store>() {
     );
     assert_eq!(contents(store.stored(), SHARD, 0), (vec![], vec![], 0));
     assert_eq!(contents(store.stored(), SHARD, 1).0, ["staged"]);
+}
+
+/// Its parts stand under names of their own beside the live generation, what is gone among them, and survive a restart with
+/// the meta that speaks of them.
+fn a_staged_delta_says_what_is_gone<S: Store>() {
+    let mut store = S::new();
+    let live = write_all(&mut store, 2);
+    let (record, _) = Record::decode(&live.records[1].bytes).unwrap();
+    let (id, entry) = record.dedup().unwrap();
+    let key = Bytes::from_static(b"k1");
+    let object = live.objects.get(&key).cloned();
+    assert!(object.is_some());
+    let other = RequestId {
+        sequence: Sequence(0),
+        ..id
+    };
+    let mut parts = vec![
+        Staged::Dedup {
+            id,
+            entry: Some(entry),
+        },
+        Staged::Dedup {
+            id: other,
+            entry: None,
+        },
+        Staged::Object { key, object },
+        Staged::Object {
+            key: Bytes::from_static(b"k2"),
+            object: None,
+        },
+    ];
+    let mut meta = live.meta();
+    meta.staging = Some(Staging {
+        contents: Contents {
+            generation: 1,
+            base: Pair::new(1, 9),
+            ..Contents::default()
+        },
+        consistent_at: Pair::new(1, 9),
+        progress: CopyProgress::Dedup { after: Some(id) },
+        delta_since: Some(Pair::new(1, 3)),
+    });
+    let put = |item| StoreChange::PutStaged {
+        generation: 1,
+        item,
+    };
+    let mut changes: Vec<StoreChange> = parts.iter().cloned().map(put).collect();
+    changes.push(StoreChange::PutMeta(meta.clone()));
+    store.write(batch(SHARD, 4, changes));
+    parts.sort_by_key(Staged::key);
+    for _ in 0..2 {
+        let saved = store.open_shard(SHARD).unwrap();
+        assert_eq!((&saved.meta, &saved.staged_last), (&meta, &None));
+        let stored = store.stored();
+        for part in &parts {
+            let found = stored.staged(SHARD, 1, &part.key());
+            assert_eq!(found, Ok(Some(part.clone())));
+        }
+        assert_eq!(stored.staged(SHARD, 1, b"\x01k3"), Ok(None));
+        assert_eq!(stored.staged(SHARD, 2, &parts[0].key()), Ok(None));
+        let all = stored.staged_after(SHARD, 1, None, usize::MAX).unwrap();
+        assert_eq!((all.items.as_slice(), all.done), (&parts[..], true));
+        let mut after = None;
+        for part in &parts {
+            let page = stored.staged_after(SHARD, 1, after.as_deref(), 1).unwrap();
+            assert_eq!(page.items, std::slice::from_ref(part));
+            after = Some(part.key());
+        }
+        // The live generation is as it was.
+        assert_eq!(contents(store.stored(), SHARD, 0).0, ["k1", "k2"]);
+        store.reopen();
+    }
+    let goes = StoreChange::DropGeneration { generation: 1 };
+    store.write(batch(SHARD, 1, vec![goes]));
+    let left = store
+        .stored()
+        .staged_after(SHARD, 1, None, usize::MAX)
+        .unwrap();
+    assert_eq!(left.items, []);
 }
 
 fn a_dropped_copy_leaves_promise_and_orphans<S: Store>() {

@@ -181,13 +181,16 @@ impl Controller {
         }
     }
 
-    /// Where the updates come from, of each shard whose primary follows its writers and told of them lately, by site in
-    /// thousandths. `None`: this manager does not lead.
-    pub fn writers(&self) -> Option<BTreeMap<ShardId, BTreeMap<String, u32>>> {
+    /// Where the updates come from, of each of these shards whose primary follows its writers and told of them lately, by site
+    /// in thousandths. `None`: this manager does not lead.
+    pub fn writers(
+        &self,
+        shards: impl Iterator<Item = ShardId>,
+    ) -> Option<BTreeMap<ShardId, BTreeMap<String, u32>>> {
         let Role::Leading(leader) = &self.role else {
             return None;
         };
-        let told = leader.near_writers.shares();
+        let told = shards.filter_map(|shard| leader.near_writers.shares(shard));
         Some(told.map(|told| (told.shard, told.sites.clone())).collect())
     }
 

@@ -224,6 +224,10 @@ impl FromStr for State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Body, RequestBody};
+    use crate::request::Outcome;
+    use crate::store::{Batch, StoreChange};
+    use crate::testing::MemoryStore;
     use understudy_proto::ids::{ClientId, NodeId, Sequence, StoreId};
 
     fn copy(n: u64) -> CopyId {
@@ -277,6 +281,78 @@ mod tests {
         ] {
             assert!(wrong.parse::<State>().is_err(), "{wrong}");
         }
+    }
+
+    /// A log of 100 requests, of which as many as asked for are listed, after a pair.
+    fn listed(after: Option<Pair>, limit: u32) -> (Vec<u64>, bool) {
+        let shard = ShardId(1);
+        let mut store = MemoryStore::new();
+        let mut changes = Vec::new();
+        for n in 1..=100 {
+            let (pair, id) = request(n);
+            let body = RequestBody {
+                id,
+                fingerprint: 0,
+                ops: Vec::new(),
+                preconditions: Vec::new(),
+                outcome: Outcome::Applied(Vec::new()),
+                changes: Vec::new(),
+                earlier: Vec::new(),
+            };
+            let record = Record {
+                shard,
+                pair,
+                previous: Pair::ZERO,
+                previous_epoch_start: Pair::ZERO,
+                previous_checksum: 0,
+                time_ms: 0,
+                body: Body::Request(Box::new(body)),
+            };
+            changes.push(StoreChange::AppendRecord {
+                generation: 0,
+                record: record.encode(),
+            });
+        }
+        let number = 1;
+        let batch = Batch {
+            shard,
+            number,
+            changes,
+        };
+        store.write(batch).unwrap();
+        store.sync();
+        let log = |last| LogEnd {
+            last,
+            epoch_starts: vec![Pair::new(1, 1)],
+        };
+        let asked = DescribeRequest {
+            to: ProcessId {
+                node: NodeId(1),
+                store: StoreId(1),
+                incarnation: understudy_proto::ids::Incarnation(1),
+            },
+            shard,
+            beside: Some(log(Pair::new(1, 10))),
+            after,
+            limit,
+        };
+        let mine = log(Pair::new(1, 100));
+        let told = super::beyond(&store, shard, 0, Pair::ZERO, &mine, &asked);
+        let told = told.unwrap().unwrap();
+        assert_eq!((told.cut, told.records), (Pair::new(1, 10), 90));
+        let versions = told.requests.iter().map(|(pair, _)| pair.version.0);
+        (versions.collect(), told.more)
+    }
+
+    #[test]
+    fn what_lies_beyond_is_listed_from_where_the_last_page_ended() {
+        assert_eq!(listed(None, 3), (vec![11, 12, 13], true));
+        assert_eq!(listed(Some(Pair::new(1, 13)), 2), (vec![14, 15], true));
+        assert_eq!(listed(Some(Pair::new(1, 98)), 3), (vec![99, 100], false));
+        // A page that ended on the longer branch of another copy: only what comes after it in the order of pairs.
+        assert_eq!(listed(Some(Pair::new(1, 300)), 3), (vec![], false));
+        // Who wants none listed is told only how much there is.
+        assert_eq!(listed(None, 0), (vec![], true));
     }
 
     #[test]

@@ -238,6 +238,11 @@ impl Leader {
                 };
                 self.change(turn, shard, entry, op);
             }
+            Ask::HandOver { epoch, to, .. }
+                if epoch == entry.epoch && !self.hand_over_not_before.contains_key(&shard) =>
+            {
+                self.start_hand_over(turn, shard, to);
+            }
             _ => {}
         }
     }

@@ -145,6 +145,12 @@ pub enum Ask {
         revision: Revision,
         copy: CopyId,
     },
+    /// The primary found that it has other objects than copies that agree with each other: it is to hand over to that one.
+    HandOver {
+        shard: ShardId,
+        epoch: Epoch,
+        to: CopyId,
+    },
 }
 
 impl Ask {
@@ -156,7 +162,8 @@ impl Ask {
             | Ask::AddInSync { shard, .. }
             | Ask::DropInSync { shard, .. }
             | Ask::AddWitness { shard, .. }
-            | Ask::DropWitness { shard, .. } => *shard,
+            | Ask::DropWitness { shard, .. }
+            | Ask::HandOver { shard, .. } => *shard,
         }
     }
 }

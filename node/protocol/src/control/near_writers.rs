@@ -5,6 +5,7 @@
 //! comes after everything else: failovers, drains, what a person wants.
 
 use super::leader::{Leader, Turn};
+use super::message::WRITERS_PER_HEARTBEAT_MAX;
 use crate::mutant::Mutant;
 use crate::tables::ShardEntry;
 use crate::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use understudy_proto::ids::{CopyId, Epoch, NodeId, ProcessId, ShardId};
 
-/// What was told is forgotten after so long, or after so many heartbeat intervals.
+/// What was told is forgotten after so long, or after so many heartbeat intervals for each heartbeat's worth of shards.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(15_000);
 const FORGOTTEN_INTERVALS: u64 = 4;
 /// Shards that are handed over at a time, whatever for, while one more may begin for its writers' sake.
@@ -22,6 +23,8 @@ const AT_A_TIME: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct NearWriters {
     told: BTreeMap<ShardId, Told>,
+    /// The site that had enough of the updates when it was last told, and when that was: kept over a pause of the writers.
+    wanted: BTreeMap<ShardId, (String, Instant)>,
     /// The epoch of each row, and when this leader saw it change.
     moved: BTreeMap<ShardId, (Epoch, Option<Instant>)>,
 }
@@ -30,9 +33,8 @@ pub(super) struct NearWriters {
 struct Told {
     at: Instant,
     shares: WriterShares,
-    /// The site with enough of the updates, whether the primary is there or not.
-    wanted: Option<String>,
-    /// The same, where the primary is not and has less by the margin, and since when that was told without a break.
+    /// The site with enough of the updates where the primary is not and has less by the margin, and since when that was told
+    /// without a break.
     leads: Option<(String, Instant)>,
 }
 
@@ -40,6 +42,7 @@ impl NearWriters {
     pub(super) fn row_changed(&mut self, shard: ShardId, entry: Option<&ShardEntry>, now: Instant) {
         let Some(entry) = entry else {
             self.told.remove(&shard);
+            self.wanted.remove(&shard);
             self.moved.remove(&shard);
             return;
         };
@@ -57,9 +60,11 @@ impl NearWriters {
         }
     }
 
-    /// The site where enough of the shard's updates come from, as far as is known.
+    /// The site where enough of the shard's updates come from, as far as is known, whether the primary is there or not. Writers who
+    /// pause are expected back for a while.
     pub(super) fn wanted(&self, shard: ShardId) -> Option<&str> {
-        self.told.get(&shard)?.wanted.as_deref()
+        let (site, _) = self.wanted.get(&shard)?;
+        Some(site)
     }
 
     /// It holds writes while it is tried: the wait begins anew.
@@ -73,8 +78,8 @@ impl NearWriters {
         }
     }
 
-    pub(super) fn shares(&self) -> impl Iterator<Item = &WriterShares> {
-        self.told.values().map(|told| &told.shares)
+    pub(super) fn shares(&self, shard: ShardId) -> Option<&WriterShares> {
+        self.told.get(&shard).map(|told| &told.shares)
     }
 }
 
@@ -101,10 +106,13 @@ impl Leader {
         let since = before.and_then(|told| told.leads);
         let since = since.filter(|(site, _)| Some(site) == leads);
         let leads = leads.map(|site| (site.clone(), since.map_or(turn.now, |(_, at)| at)));
+        match wanted {
+            Some(site) => self.near_writers.wanted.insert(shard, (site, turn.now)),
+            None => self.near_writers.wanted.remove(&shard),
+        };
         let told = Told {
             at: turn.now,
             shares,
-            wanted,
             leads,
         };
         self.near_writers.told.insert(shard, told);
@@ -112,10 +120,18 @@ impl Leader {
 
     pub(super) fn follow_writers(&mut self, turn: &mut Turn) {
         let interval = turn.tables.settings().heartbeat_interval;
-        let lasts = FORGOTTEN_AFTER.max(interval.scale(FORGOTTEN_INTERVALS, 1));
         let now = turn.now;
-        let told = &mut self.near_writers.told;
+        let (told, wanted) = (&mut self.near_writers.told, &mut self.near_writers.wanted);
+        let heartbeats = 1 + (told.len() / WRITERS_PER_HEARTBEAT_MAX) as u64;
+        let lasts = FORGOTTEN_AFTER.max(interval.scale(FORGOTTEN_INTERVALS * heartbeats, 1));
         told.retain(|_, told| now.since(told.at) < lasts);
+        let known = wanted.len();
+        wanted.retain(|_, (_, at)| now.since(*at) < turn.settings.near_writers_calm);
+        if wanted.len() < known {
+            // What was kept where it is may be moved.
+            self.balance.row_changed();
+        }
+        let told = &self.near_writers.told;
         let after = match Mutant::FollowABurst.on() {
             true => Duration::ZERO,
             false => turn.settings.near_writers_after,

@@ -15,7 +15,7 @@ use crate::store::Stored;
 use crate::tables::ConflictPolicy;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use understudy_proto::{CopyId, ShardId};
+use understudy_proto::{CopyId, Pair, ShardId};
 
 fn broken(copy: CopyId, shard: ShardId, what: impl std::fmt::Display) -> Violation {
     Violation::new("I8", format!("shard {shard} at {copy}: {what}"))
@@ -118,10 +118,14 @@ pub(super) fn recorded_again_as_it_was(
             // Under a conflict's key stands whatever is about the same record.
             (Some(_), Some(_)) if is_conflict_key(&first.key) => true,
             (Some(found), Some(here)) if found.request == here.request => {
-                let here = branches
-                    .get(shard, here.pair)
-                    .map(|known| &known.record.body);
-                matches!(here, Some(Body::Request(body)) if body.earlier.contains(&found.pair))
+                let body = |pair: Pair| match branches.get(shard, pair).map(|k| &k.record.body) {
+                    Some(Body::Request(body)) => Some(&**body),
+                    _ => None,
+                };
+                // Recorded again, perhaps on two branches: then both go back to one first record.
+                let first = |pair: Pair| Some(*body(pair)?.earlier.first().unwrap_or(&pair));
+                body(here.pair).is_some_and(|here| here.earlier.contains(&found.pair))
+                    || first(here.pair).is_some() && first(here.pair) == first(found.pair)
             }
             _ => false,
         };

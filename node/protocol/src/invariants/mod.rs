@@ -99,6 +99,7 @@ pub struct Invariants {
     seals: i14_most_advanced::Seals,
     acknowledgements: i9_session::Acknowledgements,
     reconciled: reconciled::Reconciled,
+    deltas: usize,
 }
 
 impl Invariants {
@@ -138,10 +139,16 @@ impl Invariants {
         for pair in &touched.undone {
             self.committed.not_undone(copy, shard, *pair)?;
         }
+        self.deltas += usize::from(touched.by_delta);
         if touched.removed {
             self.check_acknowledged(shard)?;
         }
         Ok(())
+    }
+
+    /// How many coalesced deltas were switched in.
+    pub fn deltas(&self) -> usize {
+        self.deltas
     }
 
     /// A copy submits orphans to the primary of an epoch.

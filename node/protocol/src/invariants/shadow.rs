@@ -37,6 +37,8 @@ pub(super) struct Touched {
     pub undone: Vec<Pair>,
     /// A staged copy was switched in.
     pub switched: bool,
+    /// A staged delta was.
+    pub by_delta: bool,
     /// The copy was deleted.
     pub dropped: bool,
     /// A record may have gone from the places where it was.
@@ -80,7 +82,8 @@ impl CopyShadow {
             match change {
                 StoreChange::AppendRecord { generation, record } => {
                     i4_same_log::same_record(branches, copy, shard, record)?;
-                    if *generation == self.generation() {
+                    let came_with_it = touched.switched && self.holds(record.pair);
+                    if *generation == self.generation() && !came_with_it {
                         self.append(copy, shard, record, branches, &mut touched)?;
                     }
                 }
@@ -127,7 +130,9 @@ impl CopyShadow {
                     touched.dropped = true;
                     touched.removed = true;
                 }
-                StoreChange::TrimLog { .. } | StoreChange::DropGeneration { .. } => {}
+                StoreChange::TrimLog { .. }
+                | StoreChange::DropGeneration { .. }
+                | StoreChange::PutStaged { .. } => {}
             }
         }
         i3_versions::meta_fits(copy, shard, self, branches)?;
@@ -294,6 +299,13 @@ impl CopyShadow {
         let live = old.map_or(0, |old| old.live.generation);
         if meta.live.generation != live && !touched.dropped {
             touched.switched = true;
+            touched.removed = true;
+            return self.switch(copy, shard, meta, branches, stored);
+        }
+        if meta.live.base > self.position() && !touched.dropped {
+            // No trim goes so far.
+            touched.switched = true;
+            touched.by_delta = true;
             touched.removed = true;
             return self.switch(copy, shard, meta, branches, stored);
         }

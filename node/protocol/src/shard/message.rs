@@ -25,6 +25,9 @@ pub enum Message {
     Reject(Reject),
     Submit(Submit),
     Submitted(Submitted),
+    Delta(DeltaChunk),
+    Scrub(Scrub),
+    Scrubbed(Scrubbed),
 }
 
 /// From a copy to its primary: send me what comes after my position.
@@ -44,6 +47,8 @@ pub struct Subscribe {
     pub copying: Option<CopyProgress>,
     /// The copy's log (the staged one while it is rebuilt) begins after this.
     pub base: Pair,
+    /// The copy takes a delta, or has one under way, from here on: its objects hold the log up to it. `None`: it takes none.
+    pub delta_since: Option<Pair>,
 }
 
 /// From a primary: how the copy's log relates to the primary's, and what comes next.
@@ -129,6 +134,28 @@ pub struct CopyChunk {
     pub dedup: Vec<(RequestId, DedupEntry)>,
 }
 
+/// A piece of a coalesced delta: the last state of what was written after the position of a copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeltaChunk {
+    pub epoch: Epoch,
+    pub stream: u64,
+    /// As in [`CopyChunk`].
+    pub continues: CopyProgress,
+    pub then: CopyProgress,
+    /// As in the subscription.
+    pub since: Pair,
+    /// The delta speaks of all that was written after `since` and up to here; the running checksum and the epoch starts here.
+    pub upto: Pair,
+    pub checksum: u64,
+    pub epoch_starts: Vec<Pair>,
+    /// What the chunk holds is not later than this.
+    pub at: Pair,
+    /// In key order. `None`: it is gone.
+    pub objects: Vec<(Bytes, Option<Object>)>,
+    /// In the order of the ids. `None`: it was forgotten.
+    pub dedup: Vec<(RequestId, Option<DedupEntry>)>,
+}
+
 /// From a primary to every copy of the entry, once an interval: where the primary stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pulse {
@@ -208,6 +235,50 @@ pub enum FateKind {
     Discarded,
 }
 
+/// From a primary to a copy: what have you of these keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scrub {
+    pub epoch: Epoch,
+    /// Of the copy's newest subscription.
+    pub stream: u64,
+    /// Of the page, for its answer.
+    pub number: u64,
+    /// The keys after this one and up to the last one, inclusive; `None`: from the first key, to the end.
+    pub after: Option<Bytes>,
+    pub last: Option<Bytes>,
+    /// The page holds nothing later than this: what is to be compared has to be at least here.
+    pub at: Pair,
+    /// Of the page: a copy that has the same need not list it.
+    pub digest: u64,
+}
+
+/// From a copy: what it has of a page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scrubbed {
+    pub epoch: Epoch,
+    pub stream: u64,
+    pub copy: CopyId,
+    pub number: u64,
+    /// What is told is not later than this.
+    pub at: Pair,
+    /// All of it is the same, and none of it is listed.
+    pub same: bool,
+    /// The copy has more keys in the page than it lists.
+    pub more: bool,
+    /// In the order of their keys.
+    pub entries: Vec<ScrubEntry>,
+}
+
+/// An object, as far as copies compare it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ScrubEntry {
+    pub key: Bytes,
+    /// Of its last write.
+    pub pair: Pair,
+    /// xxh3 over its stored form.
+    pub digest: u64,
+}
+
 impl Message {
     pub fn epoch(&self) -> Epoch {
         match self {
@@ -220,6 +291,9 @@ impl Message {
             Message::Reject(message) => message.epoch,
             Message::Submit(message) => message.epoch,
             Message::Submitted(message) => message.epoch,
+            Message::Delta(message) => message.epoch,
+            Message::Scrub(message) => message.epoch,
+            Message::Scrubbed(message) => message.epoch,
         }
     }
 }

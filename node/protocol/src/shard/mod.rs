@@ -2,13 +2,15 @@
 //!
 //! `replica` has the state and the entry, one function per stimulus; `primary` what a primary does, `streams` how it feeds
 //! its copies, `commit` what in_sync adds to it; `secondary` following, `undo` taking back a tail that a failover cut off,
-//! `submit` giving it to the new primary, `reconcile` what that makes of it, `rebuild` the full copy; `reads` what waits at any
-//! copy until it is fresh enough, `age` how fresh it is; `witness` the lease that the copies give their primary; `expire` which
-//! dedup entries a primary lets go.
+//! `submit` giving it to the new primary, `reconcile` what that makes of it, `rebuild` the full copy; `walk` the coalesced
+//! delta at a primary, `delta` at a copy; `reads` what waits at any copy until it is fresh enough, `age` how fresh it is;
+//! `witness` the lease that the copies give their primary; `expire` which dedup entries a primary lets go; `scrub` compares the
+//! objects of all copies.
 
 mod age;
 pub mod branch;
 mod commit;
+mod delta;
 mod expire;
 pub mod message;
 mod overlay;
@@ -18,13 +20,16 @@ mod reads;
 mod rebuild;
 mod reconcile;
 pub mod replica;
+mod scrub;
 mod secondary;
 mod side;
 mod streams;
 mod submit;
 mod trim;
 mod undo;
+mod walk;
 mod witness;
 
 pub use reads::Freshness;
 pub use replica::{LogView, ReadAnswer, ReadLevel, Replica, Settings};
+pub use scrub::{ScrubbedCopy, ScrubbedPage};

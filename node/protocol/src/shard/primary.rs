@@ -5,10 +5,13 @@
 
 use super::commit::Members;
 use super::expire::Expiry;
+use super::reconcile::Kin;
 use super::replica::{Replica, Role, storage_failure};
+use super::scrub::Scrubs;
 use super::streams::Streams;
 use super::submit::Submission;
 use super::trim::Retention;
+use super::walk::Deltas;
 use super::witness::Witnesses;
 use crate::change::ObjectChange;
 use crate::conflict::conflict_key;
@@ -62,8 +65,11 @@ pub(super) struct Primary {
     pub own_batch: u64,
     /// Bytes of orphans of other copies that were judged since the disk last had all of them, and the batch with the last.
     pub given_back: usize,
+    pub kin: Kin,
     pub given_back_batch: u64,
     pub witnesses: Witnesses,
+    pub scrubs: Scrubs,
+    pub deltas: Deltas,
 }
 
 /// One answer that is ready but for its conditions.
@@ -571,6 +577,10 @@ impl Replica {
         if let Role::Primary(_) = self.role {
             self.reconcile_own(context, out)?;
             self.expire_entries(context, out)?;
+            self.finish_scrubs(context, out);
+            self.go_on_with_deltas(context, out)?;
+        }
+        if let Role::Primary(_) = self.role {
             self.pulse(context, out);
             self.send_chunks(context, out)?;
             self.trim(context, out)?;
@@ -682,6 +692,7 @@ impl Replica {
                 answer: Err(failure),
             });
         }
+        primary.scrubs.dismiss(&self.not_primary(), out);
         if let Some(hand_over) = primary.hand_over {
             answer_not_handed_over(hand_over.callers, out);
             for write in hand_over.held {
@@ -732,8 +743,11 @@ impl Primary {
             own: Submission::default(),
             own_batch: 0,
             given_back: 0,
+            kin: Kin::default(),
             given_back_batch: 0,
             witnesses: Witnesses::new(context.now),
+            scrubs: Scrubs::default(),
+            deltas: Deltas::default(),
         }
     }
 

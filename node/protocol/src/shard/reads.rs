@@ -91,6 +91,12 @@ impl Reads {
         back || switched
     }
 
+    /// The batch takes the live generation to another position, by no record.
+    pub fn on_delta(&mut self, number: u64) {
+        self.switching_until = number;
+        self.leaving_until = number;
+    }
+
     /// Whether the live generation is not on the disk yet.
     pub fn is_switching(&self, persisted: u64) -> bool {
         persisted < self.switching_until

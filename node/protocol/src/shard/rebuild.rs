@@ -139,7 +139,7 @@ impl Replica {
         entries.into_iter().collect()
     }
 
-    fn starts_upto(&self, end: Pair) -> Vec<Pair> {
+    pub(super) fn starts_upto(&self, end: Pair) -> Vec<Pair> {
         self.meta
             .live
             .epoch_starts
@@ -168,6 +168,7 @@ impl Replica {
             contents,
             consistent_at: Pair::ZERO,
             progress,
+            delta_since: None,
         });
         let changes = vec![
             StoreChange::DropGeneration { generation },
@@ -193,7 +194,7 @@ impl Replica {
         let (Some(staging), Some(side)) = (&mut self.meta.staging, &mut self.staged) else {
             return Ok(());
         };
-        if staging.progress != chunk.continues {
+        if staging.progress != chunk.continues || staging.delta_since.is_some() {
             return Ok(());
         }
         if chunk.continues == (CopyProgress::Objects { after: None }) {
@@ -241,6 +242,10 @@ impl Replica {
             return Vec::new();
         };
         let reached = side.applied.unwrap_or(side.position);
+        if staging.delta_since.is_some() {
+            // It goes in once all of it is on the disk.
+            return Vec::new();
+        }
         if staging.progress != CopyProgress::Records || reached < staging.consistent_at {
             return Vec::new();
         }

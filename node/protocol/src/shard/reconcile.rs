@@ -17,6 +17,7 @@ use crate::request::{DedupEntry, Outcome};
 use crate::store::{Orphan, StoreError};
 use crate::tables::ConflictPolicy;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use understudy_proto::limits::{GIVEN_BACK_BYTES_MAX, PENDING_RECORDS_MAX};
 use understudy_proto::{NodeId, Pair};
 
@@ -32,6 +33,28 @@ enum Verdict {
     /// Only its record tells of it.
     Discard(Box<Conflict>, Option<DedupEntry>),
 }
+
+/// Orphans that are the effect of a record of this log, recorded again on a branch of which this one knows nothing: their pairs,
+/// and that of the record. Orphans come in the order of their pairs, so what found one of them comes later.
+///
+/// It is forgotten with the epoch, and the oldest go first: then what found one is a conflict, which is safe.
+#[derive(Debug, Default)]
+pub(super) struct Kin(BTreeMap<Pair, Pair>);
+
+impl Kin {
+    fn note(&mut self, orphan: Pair, stands: Pair) {
+        self.0.insert(orphan, stands);
+        if self.0.len() > KIN_MAX {
+            self.0.pop_first();
+        }
+    }
+
+    fn stands(&self, orphan: Pair) -> Option<Pair> {
+        self.0.get(&orphan).copied()
+    }
+}
+
+const KIN_MAX: usize = 16_384;
 
 impl Replica {
     pub(super) fn on_submit(
@@ -150,6 +173,11 @@ impl Replica {
             .expect("an orphan is decoded where it is read or comes in");
         let pair = record.pair;
         let verdict = self.judge_orphan(context, &record, &orphan.epoch_starts)?;
+        if let Verdict::Stands(stands) = verdict
+            && self.is_kin(context, &record, stands)?
+        {
+            self.primary_mut().kin.note(pair, stands);
+        }
         let (kind, stands) = match verdict {
             Verdict::Stands(stands) => (FateKind::Stands, stands),
             Verdict::Apply(changes) => (
@@ -174,7 +202,11 @@ impl Replica {
                 (FateKind::Discarded, stands)
             }
         };
-        Ok(Fate { pair, kind, stands })
+        let fate = Fate { pair, kind, stands };
+        if kind != FateKind::Stands {
+            out.push(Effect::Judged(fate));
+        }
+        Ok(fate)
     }
 
     fn judge_orphan(
@@ -286,12 +318,41 @@ impl Replica {
         if Mutant::LastWriterByIdOnly.on() {
             return Ok(Ok(()));
         }
+        if let Role::Primary(primary) = &self.role
+            && primary.kin.stands(found.pair) == Some(here.pair)
+        {
+            return Ok(Ok(()));
+        }
         let Some(record) = self.record_at(context, here.pair)? else {
             return Ok(Err(ConflictReason::CannotBeTold));
         };
         Ok(match record.body {
             Body::Request(body) if body.earlier.contains(&found.pair) => Ok(()),
             _ => Err(ConflictReason::ObjectChanged),
+        })
+    }
+
+    /// Whether both are the effect of one first record, recorded again on two branches. What was recorded once only is named by
+    /// every record that stands for it.
+    fn is_kin(
+        &self,
+        context: &Context<'_>,
+        orphan: &Record,
+        stands: Pair,
+    ) -> Result<bool, StoreError> {
+        let Body::Request(body) = &orphan.body else {
+            return Ok(false);
+        };
+        if body.earlier.is_empty() || stands == orphan.pair {
+            return Ok(false);
+        }
+        if Mutant::KinByOutcome.on() {
+            return Ok(true);
+        }
+        let record = self.record_at(context, stands)?;
+        Ok(match record.map(|record| record.body) {
+            Some(Body::Request(here)) => here.earlier.first() == body.earlier.first(),
+            _ => false,
         })
     }
 

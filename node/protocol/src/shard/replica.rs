@@ -4,8 +4,10 @@
 //! durable goes out as a batch, and what must follow it waits for `Persisted`.
 
 use super::age::Age;
+use super::delta::staged_bytes;
 use super::primary::Primary;
 use super::reads::{Read, Reads};
+use super::scrub::Wanted;
 use super::secondary::Secondary;
 use super::side::Side;
 use super::witness::Witness;
@@ -30,6 +32,8 @@ pub struct Settings {
     /// How much of the log is kept beyond what the copies need, in bytes and in time.
     pub log_bytes: u64,
     pub log_age: Duration,
+    /// So many records a copy must be behind before a coalesced delta is thought of.
+    pub delta_records_min: u64,
 }
 
 /// Which read.
@@ -137,11 +141,10 @@ impl Replica {
         now: Instant,
     ) -> Replica {
         let live = Side::open(&saved.meta.live, saved.last.as_ref());
-        let staged = saved
-            .meta
-            .staging
-            .as_ref()
-            .map(|staging| Side::open(&staging.contents, saved.staged_last.as_ref()));
+        let staged = saved.meta.staging.as_ref().map(|staging| {
+            let last = saved.staged_last.as_ref();
+            Side::open_staged(staging, saved.meta.live.generation, last)
+        });
         Replica {
             shard,
             me,
@@ -229,6 +232,20 @@ impl Replica {
                 };
                 self.on_read(context, read, out);
                 Ok(())
+            }
+            Input::Scrub {
+                caller,
+                after,
+                bytes_max,
+                deadline,
+            } => {
+                let wanted = Wanted {
+                    caller,
+                    after,
+                    bytes_max,
+                    deadline,
+                };
+                self.on_scrub(context, wanted, out)
             }
         };
         if let Err(error) = done {
@@ -630,6 +647,9 @@ impl Replica {
     /// Emits a batch, and notes where the live log will end with it.
     pub(super) fn persist(&mut self, changes: Vec<StoreChange>, out: &mut Vec<Effect>) -> u64 {
         self.emitted += 1;
+        if let Some(side) = self.staged.as_mut().filter(|side| side.over.is_some()) {
+            side.staged_bytes += staged_bytes(&changes);
+        }
         let before = self
             .ends
             .back()

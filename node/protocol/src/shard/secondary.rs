@@ -4,7 +4,7 @@
 //! subscribes again with its position, and the primary's answer says how the two logs relate.
 
 use super::message::{
-    Ack, BeaconAnswer, Branch, BranchMode, Message, Pulse, Records, Reject, Subscribe,
+    Ack, BeaconAnswer, Branch, BranchMode, Message, Pulse, Records, Reject, Scrub, Subscribe,
 };
 use super::replica::{Replica, Role};
 use super::side::Side;
@@ -30,6 +30,10 @@ pub(super) struct Secondary {
     /// When something last came forward: a subscription sent, records or a chunk taken.
     pub progress: Instant,
     pub submission: Submission,
+    /// Pages to be compared, until this copy is far enough.
+    pub scrubs: Vec<Scrub>,
+    /// A delta became too large: the records are taken.
+    pub no_delta: bool,
 }
 
 /// What a copy that follows waits for.
@@ -41,7 +45,7 @@ pub(super) enum Phase {
     Streaming,
     /// For the disk, between two steps of undoing the records after a pair; then perhaps for a rebuild.
     Undoing { to: Pair, then_rebuild: bool },
-    /// For the disk, before the next chunk of a full copy is asked for.
+    /// For the disk, before the next chunk of a full copy or a delta is asked for, or a delta is switched in.
     Staging { batch: u64 },
 }
 
@@ -57,6 +61,7 @@ impl Replica {
             return Ok(());
         }
         self.become_idle(out);
+        self.look_through_delta(context, out)?;
         self.prepare_in_sync(context)?;
         let other_epoch = |at: Pair| at != Pair::ZERO && at.epoch != epoch;
         if self
@@ -75,6 +80,8 @@ impl Replica {
             stream: self.streams,
             progress: context.now,
             submission: Submission::default(),
+            scrubs: Vec::new(),
+            no_delta: false,
         });
         self.subscribe(context, out);
         Ok(())
@@ -90,7 +97,7 @@ impl Replica {
         };
         let (position, checksum) = (side.position, side.checksum);
         let (epoch_starts, base) = (contents.epoch_starts.clone(), contents.base);
-        let copy = self.copy();
+        let (copy, delta_since) = (self.copy(), self.takes_delta_since());
         self.streams += 1;
         let stream = self.streams;
         let secondary = self.secondary_mut();
@@ -107,6 +114,7 @@ impl Replica {
             credit: STREAM_CREDIT_BYTES,
             copying,
             base,
+            delta_since,
         });
         out.push(Effect::Send {
             to: secondary.primary,
@@ -155,7 +163,7 @@ impl Replica {
                 self.on_records(context, records, out)
             }
             (Message::CopyChunk(chunk), Role::Secondary(s))
-                if s.takes(chunk.epoch, chunk.stream) =>
+                if s.takes_part(chunk.epoch, chunk.stream) =>
             {
                 self.on_chunk(context, chunk, out)
             }
@@ -166,6 +174,17 @@ impl Replica {
                 if s.takes(submitted.epoch, submitted.stream) =>
             {
                 self.on_submitted(context, &submitted, out)
+            }
+            (Message::Delta(chunk), Role::Secondary(s))
+                if s.takes_part(chunk.epoch, chunk.stream) =>
+            {
+                self.on_delta(context, chunk, out)
+            }
+            (Message::Scrub(scrub), Role::Secondary(s)) if s.takes(scrub.epoch, scrub.stream) => {
+                self.on_scrub_asked(context, scrub, out)
+            }
+            (Message::Scrubbed(scrubbed), Role::Primary(_)) => {
+                self.on_scrubbed(context, scrubbed, out)
             }
             (Message::Pulse(pulse), Role::Secondary(s)) if s.epoch == pulse.epoch => {
                 self.on_pulse(context, pulse, out)
@@ -279,7 +298,8 @@ impl Replica {
                 _ => &mut self.meta.live.epoch_starts,
             };
             starts.extend(&applied.epoch_starts);
-            let mut changes = applied.into_changes(&self.meta);
+            let side = self.staged.as_ref().unwrap_or(&self.live);
+            let mut changes = applied.into_changes(side, &self.meta);
             if let Some(committed) = committed {
                 changes.extend(committed);
                 changes.push(StoreChange::PutMeta(self.meta.clone()));
@@ -292,6 +312,9 @@ impl Replica {
             secondary.phase = Phase::Streaming;
             secondary.progress = context.now;
             self.followed = secondary.epoch;
+        }
+        if self.delta_goes_on(context, out)? {
+            return Ok(());
         }
         if gap {
             self.subscribe(context, out);
@@ -337,6 +360,7 @@ impl Replica {
             changes.extend(self.switch_when_consistent());
         }
         self.persist(changes, out);
+        self.delta_goes_on(context, out)?;
         Ok(())
     }
 
@@ -369,6 +393,10 @@ impl Replica {
             return Ok(());
         }
         self.on_commit(context, pulse.commit, out)?;
+        if self.secondary_mut().phase != Phase::Streaming {
+            self.only_answer(context, primary, pulse.epoch, answer, out);
+            return Ok(());
+        }
         // An acknowledgement may have been lost, and the primary counts on it.
         self.acknowledge_with(context, answer, out);
         self.trim_to(context, pulse.base, out)
@@ -399,11 +427,13 @@ impl Replica {
         match phase {
             Phase::Streaming => {
                 self.acknowledge(context, out);
-                Ok(())
+                self.answer_scrubs(context, out)
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
             Phase::Staging { batch } if batch <= self.persisted => {
-                self.subscribe(context, out);
+                if !self.delta_goes_on(context, out)? {
+                    self.subscribe(context, out);
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -459,12 +489,14 @@ impl Replica {
         let interval = self.settings.interval;
         let secondary = self.secondary_mut();
         let waited = context.now.since(secondary.progress) > interval;
-        match secondary.phase {
+        let phase = secondary.phase;
+        match phase {
             Phase::Subscribing if waited => {
                 self.subscribe(context, out);
                 Ok(())
             }
             Phase::Undoing { .. } => self.go_on_undoing(context, out),
+            Phase::Streaming if self.delta_goes_on(context, out)? => Ok(()),
             Phase::Streaming => self.submit_when_due(context, out),
             _ => Ok(()),
         }
@@ -481,6 +513,12 @@ impl Replica {
 impl Secondary {
     fn takes(&self, epoch: Epoch, stream: u64) -> bool {
         self.epoch == epoch && self.stream == stream
+    }
+
+    /// A chunk says itself what it continues, so that one which was asked for under an earlier number is as good: over a slow
+    /// link the question is asked again while the answer is on its way.
+    fn takes_part(&self, epoch: Epoch, stream: u64) -> bool {
+        self.epoch == epoch && stream <= self.stream
     }
 }
 
@@ -535,7 +573,8 @@ impl Applied {
                 id.expect("only requests change objects"),
             ) {
                 Ok(after) => after,
-                Err(_) if rebuilding || Mutant::ApplyOutOfOrder.on() => continue,
+                Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
+                Err(_) if rebuilding && side.is_rebuilt(self.shard, stored, &change.key)? => continue,
                 Err(_) => {
                     let what = format!(
                         "shard {}: an object is not as record {} found it",
@@ -553,11 +592,7 @@ impl Applied {
                 continue;
             }
             side.overlay.put_dedup(self.batch, id, entry.clone());
-            self.dedup.push(StoreChange::PutDedup {
-                generation: self.generation,
-                id,
-                entry,
-            });
+            self.dedup.push(side.put_dedup(id, entry));
         }
         if record.is_epoch_start() {
             self.epoch_starts.push(record.pair);
@@ -574,17 +609,12 @@ impl Applied {
         Ok(())
     }
 
-    fn into_changes(self, meta: &crate::store::Meta) -> Vec<StoreChange> {
-        let generation = self.generation;
+    fn into_changes(self, side: &Side, meta: &crate::store::Meta) -> Vec<StoreChange> {
         let mut changes = self.records;
         changes.extend(
             self.objects
                 .into_iter()
-                .map(|(key, object)| StoreChange::PutObject {
-                    generation,
-                    key,
-                    object,
-                }),
+                .map(|(key, object)| side.put_object(key, object)),
         );
         changes.extend(self.dedup);
         if !self.epoch_starts.is_empty() {

@@ -6,7 +6,7 @@ use crate::mutant::Mutant;
 use crate::object::Object;
 use crate::record::{EncodedRecord, Record};
 use crate::request::DedupEntry;
-use crate::store::{Contents, Generation, StoreChange, StoreError, Stored};
+use crate::store::{Contents, Generation, Staged, Staging, StoreChange, StoreError, Stored};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use understudy_proto::{Pair, RequestId, ShardId};
@@ -25,6 +25,10 @@ pub(super) struct Side {
     pub applied: Option<Pair>,
     /// in_sync: the records after it.
     pub pending: Pending,
+    /// A staged delta: what it does not speak of is as in this generation.
+    pub over: Option<Generation>,
+    /// A staged delta: the bytes that came since the process started.
+    pub staged_bytes: usize,
 }
 
 /// Bytes of records that are read at once.
@@ -42,6 +46,48 @@ impl Side {
             overlay: Overlay::default(),
             applied: contents.applied,
             pending: Pending::default(),
+            over: None,
+            staged_bytes: 0,
+        }
+    }
+
+    /// The side of a rebuild under way.
+    pub fn open_staged(staging: &Staging, live: Generation, last: Option<&EncodedRecord>) -> Side {
+        Side {
+            over: staging.delta_since.map(|_| live),
+            ..Side::open(&staging.contents, last)
+        }
+    }
+
+    /// An object as this side keeps it.
+    pub fn put_object(&self, key: Bytes, object: Option<Object>) -> StoreChange {
+        let generation = self.generation;
+        match self.over {
+            None => StoreChange::PutObject {
+                generation,
+                key,
+                object,
+            },
+            Some(_) => StoreChange::PutStaged {
+                generation,
+                item: Staged::Object { key, object },
+            },
+        }
+    }
+
+    /// A dedup entry likewise.
+    pub fn put_dedup(&self, id: RequestId, entry: Option<DedupEntry>) -> StoreChange {
+        let generation = self.generation;
+        match self.over {
+            None => StoreChange::PutDedup {
+                generation,
+                id,
+                entry,
+            },
+            Some(_) => StoreChange::PutStaged {
+                generation,
+                item: Staged::Dedup { id, entry },
+            },
         }
     }
 
@@ -65,10 +111,31 @@ impl Side {
         stored: &dyn Stored,
         key: &[u8],
     ) -> Result<Option<Object>, StoreError> {
-        match self.overlay.newest(key) {
-            Some(state) => Ok(state.clone()),
-            None => stored.object(shard, self.generation, key),
+        if let Some(state) = self.overlay.newest(key) {
+            return Ok(state.clone());
         }
+        let Some(live) = self.over else {
+            return stored.object(shard, self.generation, key);
+        };
+        match stored.staged(shard, self.generation, &Staged::object_key(key))? {
+            Some(Staged::Object { object, .. }) => Ok(object),
+            _ => stored.object(shard, live, key),
+        }
+    }
+
+    /// Whether what stands under a key came from the source, at a moment of its own. A delta that does not speak of an object
+    /// leaves it as it is in the live generation.
+    pub fn is_rebuilt(
+        &self,
+        shard: ShardId,
+        stored: &dyn Stored,
+        key: &[u8],
+    ) -> Result<bool, StoreError> {
+        if self.over.is_none() || self.overlay.newest(key).is_some() {
+            return Ok(true);
+        }
+        let staged = stored.staged(shard, self.generation, &Staged::object_key(key))?;
+        Ok(staged.is_some())
     }
 
     /// The state that a read sees.
@@ -166,7 +233,8 @@ impl Side {
                 let before = self.committed(shard, stored, &change.key)?;
                 let after = match change.apply(before.clone(), record.pair, id) {
                     Ok(after) => after,
-                    Err(_) if rebuilding || Mutant::ApplyOutOfOrder.on() => continue,
+                    Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
+                    Err(_) if rebuilding && self.is_rebuilt(shard, stored, &change.key)? => continue,
                     Err(_) => return Err(not_as_found(shard, record.pair)),
                 };
                 self.overlay
@@ -175,12 +243,7 @@ impl Side {
             }
         }
         self.applied = Some(upto);
-        let generation = self.generation;
-        let put = |(key, object)| StoreChange::PutObject {
-            generation,
-            key,
-            object,
-        };
+        let put = |(key, object)| self.put_object(key, object);
         Ok(objects.into_iter().map(put).collect())
     }
 }

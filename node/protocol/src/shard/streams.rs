@@ -10,6 +10,7 @@ use super::message::{
 };
 use super::primary::size_of;
 use super::replica::{Replica, Role};
+use super::walk::Offer;
 use crate::effect::{Ask, Context, Effect};
 use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
@@ -30,6 +31,10 @@ pub(super) struct Streams {
     tail: VecDeque<EncodedRecord>,
     tail_bytes: u64,
     next_pulse: Instant,
+    /// Who got the last chunk of a full copy.
+    served: Option<CopyId>,
+    /// What was durable here when the last pulse was sent.
+    pulsed: Option<Pair>,
 }
 
 #[derive(Debug)]
@@ -51,6 +56,8 @@ struct Subscriber {
     heard: Option<Instant>,
     /// Its log begins after this: what lies before it cannot undo.
     base: Pair,
+    /// It gets records, and may get a delta once no cut is open any more.
+    put_off: bool,
 }
 
 impl Streams {
@@ -60,6 +67,8 @@ impl Streams {
             tail: VecDeque::new(),
             tail_bytes: 0,
             next_pulse: now,
+            served: None,
+            pulsed: None,
         }
     }
 
@@ -82,13 +91,14 @@ impl Streams {
         }
     }
 
-    /// The first that waits for a chunk of a full copy, on which stream, and after what.
+    /// Who waits for a chunk of a full copy, on which stream, and after what: each in its turn.
     pub fn take_waiting(&mut self) -> Option<(CopyId, u64, CopyProgress)> {
-        let mut all = self.subscribers.iter_mut();
-        all.find_map(|(copy, subscriber)| {
-            let after = subscriber.waits.take()?;
-            Some((*copy, subscriber.stream, after))
-        })
+        let waiting = self.subscribers.iter().filter(|(_, s)| s.waits.is_some());
+        let next = waiting.min_by_key(|(copy, _)| (Some(**copy) <= self.served, **copy));
+        let copy = *next?.0;
+        let subscriber = self.subscribers.get_mut(&copy)?;
+        self.served = Some(copy);
+        Some((copy, subscriber.stream, subscriber.waits.take()?))
     }
 
     pub fn has_waiting(&self) -> bool {
@@ -111,7 +121,18 @@ impl Streams {
             .map(|s| s.acknowledged)
     }
 
-    fn stream_of(&self, copy: CopyId) -> u64 {
+    /// The copy is fed no more until it subscribes again.
+    pub fn forget(&mut self, copy: CopyId) {
+        self.subscribers.remove(&copy);
+    }
+
+    fn put_off(&mut self, copy: CopyId, put_off: bool) {
+        if let Some(subscriber) = self.subscribers.get_mut(&copy) {
+            subscriber.put_off = put_off;
+        }
+    }
+
+    pub fn stream_of(&self, copy: CopyId) -> u64 {
         self.subscribers.get(&copy).map_or(0, |s| s.stream)
     }
 
@@ -204,14 +225,47 @@ impl Replica {
             &subscribe.copying
         {
             let progress = progress.clone();
+            self.is_to_begin_anew(subscribe.copy, subscribe.delta_since.is_none());
             self.register(&subscribe, true);
+            if let Some(since) = subscribe.delta_since {
+                return self.resume_delta(context, subscribe, since, out);
+            }
             let primary = self.primary_mut();
             primary.streams.wait_for_chunk(subscribe.copy, progress);
             return self.send_chunks(context, out);
         }
-        let (cut, mode) = self.judge(context, &subscribe)?;
+        self.answer_subscription(context, subscribe, true, out)
+    }
+
+    /// `delta`: a coalesced delta is possible.
+    pub(super) fn answer_subscription(
+        &mut self,
+        context: &Context<'_>,
+        subscribe: Subscribe,
+        delta: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        let (epoch, from) = (self.primary_mut().epoch, subscribe.copy.node);
+        let (cut, mut mode) = self.judge(context, &subscribe)?;
+        // What differs is no base for a delta either.
+        let begins = subscribe.copying.is_some() && subscribe.delta_since.is_none();
+        if mode == BranchMode::Records && self.is_to_begin_anew(subscribe.copy, begins) {
+            mode = BranchMode::Rebuild;
+        }
+        let offer = match delta && mode == BranchMode::Records {
+            true => self.offer_delta(context, &subscribe)?,
+            false => Offer::Records,
+        };
+        if offer == Offer::Delta {
+            self.register(&subscribe, true);
+            return self.go_on_with_delta(context, subscribe.copy, out);
+        }
+        self.primary_mut().deltas.forget(subscribe.copy);
         if mode == BranchMode::Records || Mutant::AckOfAnotherStream.on() {
             self.register(&subscribe, false);
+            self.primary_mut()
+                .streams
+                .put_off(subscribe.copy, offer == Offer::RecordsForNow);
         }
         if mode == BranchMode::Rebuild && self.row().secondaries.contains(&subscribe.copy) {
             out.push(Effect::Ask(Ask::TooFarBehind {
@@ -299,7 +353,11 @@ impl Replica {
         let subscriber = Subscriber {
             stream: subscribe.stream,
             credit: subscribe.credit,
-            sent: subscribe.position,
+            // Of a delta the log is needed from its beginning.
+            sent: match subscribe.delta_since.filter(|_| copying) {
+                Some(since) => since,
+                None => subscribe.position,
+            },
             // Its position may still be on its way to its disk; it acknowledges as soon as it knows its branch.
             acknowledged: match Mutant::AckOfAnotherStream.on() {
                 true => Pair {
@@ -314,6 +372,7 @@ impl Replica {
             waits: None,
             heard: None,
             base: subscribe.base,
+            put_off: false,
         };
         self.primary_mut()
             .streams
@@ -445,6 +504,9 @@ impl Replica {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
+        let pulsed = primary.streams.pulsed.replace(position);
+        self.mend(context, out);
+        let primary = self.primary_mut();
         let (epoch, serving) = (primary.epoch, primary.serving);
         let holds = self.leased(context, epoch);
         let leased = serving && (holds || Mutant::BoundedWithoutLease.on());
@@ -477,11 +539,12 @@ impl Replica {
             });
         }
         for copy in &row.joining {
-            // Complete: it has everything that was durable here an instant ago; what came since is on its way.
+            // Complete: it has everything that was durable here a pulse ago; what came since is on its way. To have what is
+            // durable at this instant would be luck while others write.
             let streams = &self.primary_mut().streams;
             let complete = streams
                 .acknowledged(*copy)
-                .is_some_and(|acknowledged| acknowledged >= position);
+                .is_some_and(|acknowledged| acknowledged >= pulsed.unwrap_or(position));
             if complete && self.may_complete(context, *copy, out) {
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
             }
@@ -524,6 +587,23 @@ impl Replica {
         false
     }
 
+    /// No cut is open any more. Who is still far behind loses its stream, notices it with the next pulse, and subscribes again.
+    fn end_put_off(&mut self) {
+        let Role::Primary(primary) = &self.role else {
+            return;
+        };
+        let subscribers = primary.streams.subscribers.iter();
+        let ends = subscribers.filter(|(copy, s)| s.put_off && self.is_far_behind(s.sent, **copy));
+        let ending: Vec<CopyId> = ends.map(|(copy, _)| *copy).collect();
+        let streams = &mut self.primary_mut().streams;
+        for copy in ending {
+            // Under no number it takes nothing, and nothing of it is taken; where it stands the log is still needed.
+            if let Some(subscriber) = streams.subscribers.get_mut(&copy) {
+                (subscriber.stream, subscriber.credit) = (0, 0);
+            }
+        }
+    }
+
     /// The row changed and this process stays primary.
     pub(super) fn on_members(
         &mut self,
@@ -536,6 +616,13 @@ impl Replica {
             .streams
             .subscribers
             .retain(|copy, _| row.secondaries.contains(copy) || row.joining.contains(copy));
+        primary
+            .deltas
+            .retain(|copy| row.secondaries.contains(&copy) || row.joining.contains(&copy));
+        if row.oldest_open_cut.is_none() {
+            self.end_put_off();
+        }
+        let primary = self.primary_mut();
         for copy in &row.joining {
             // It may have been deleted and placed again since the last row that came here. What is there still, it
             // acknowledges upon the pulse.
@@ -547,6 +634,7 @@ impl Replica {
         primary.streams.next_pulse = context.now;
         self.on_witnesses_row();
         self.on_in_sync_row(context, out)?;
+        self.go_on_with_deltas(context, out)?;
         if let Role::Primary(_) = self.role {
             self.pulse(context, out);
         }

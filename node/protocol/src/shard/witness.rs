@@ -81,10 +81,15 @@ impl Witnesses {
     }
 
     /// A newer row answers what was asked at an older revision.
-    fn on_row(&mut self, set: &BTreeSet<CopyId>, revision: Revision) {
+    ///
+    /// Where it leaves only a witness that joins, the lease is given up before anything of the same step is answered: given back
+    /// for that long it would be told to the witness, which then waits on, and answers would go out under it.
+    fn on_row(&mut self, set: &BTreeSet<CopyId>, secondaries: &[CopyId], revision: Revision) {
         self.adding
             .retain(|copy, asked| *asked >= revision && !set.contains(copy));
-        self.given_up = self.given_up.filter(|asked| *asked >= revision);
+        let last_joins = set.len() == 1 && !set.iter().any(|copy| secondaries.contains(copy));
+        let asked = self.given_up.filter(|asked| *asked >= revision);
+        self.given_up = asked.or(last_joins.then_some(revision));
     }
 
     fn is_silent(&self, copy: CopyId) -> bool {
@@ -193,7 +198,9 @@ impl Replica {
     pub(super) fn on_witnesses_row(&mut self) {
         let row = self.row();
         let (set, revision) = (row.witnesses.clone(), row.revision);
-        self.primary_mut().witnesses.on_row(&set, revision);
+        let secondaries = row.secondaries.clone();
+        let witnesses = &mut self.primary_mut().witnesses;
+        witnesses.on_row(&set, &secondaries, revision);
     }
 
     /// Once an interval: asks to drop who is silent or no secondary any more, and to add who answers.
@@ -233,7 +240,9 @@ impl Replica {
         if witnesses.adding.is_empty() {
             let recent = interval.scale(RECENT_INTERVALS, 1);
             let ready = |copy: &&CopyId| {
-                !set.contains(*copy) && witnesses.heard_within(**copy, recent, now)
+                // Demanded while its answer is over, it would end the lease in the middle of a step.
+                let gives = witnesses.answers.get(*copy).is_some_and(|a| now < a.until);
+                !set.contains(*copy) && gives && witnesses.heard_within(**copy, recent, now)
             };
             if let Some(copy) = secondaries.iter().find(ready).copied() {
                 witnesses.adding.insert(copy, revision);

@@ -150,6 +150,9 @@ fn a_repeated_command_gets_the_first_answer_and_does_not_run() {
     };
     let misused = tables.apply(3, &Envelope { id, command: other });
     assert_eq!(misused.answer, Err(Refusal::IdReused));
+    assert!(tables.was_carried_out(id), "the first one was");
+    let sequence = id.sequence.next();
+    assert!(!tables.was_carried_out(RequestId { sequence, ..id }));
 }
 
 #[test]

@@ -8,7 +8,9 @@ use crate::codec::Malformed;
 use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
-use crate::store::{Batch, Generation, Meta, Orphan, Page, PageBudget, Saved, StoreError, Stored};
+use crate::store::{
+    Batch, Generation, Meta, Orphan, Page, PageBudget, Saved, Staged, StoreError, Stored,
+};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -379,6 +381,38 @@ impl Stored for MemoryStore {
     ) -> Result<Page<Orphan>, StoreError> {
         MemoryStore::orphans(self, shard, after, bytes_max)
     }
+
+    fn staged(
+        &self,
+        shard: ShardId,
+        generation: Generation,
+        key: &[u8],
+    ) -> Result<Option<Staged>, StoreError> {
+        let at = (shard, generation, Bytes::copy_from_slice(key));
+        let bytes = self.tables()?.objects.get(&at);
+        bytes
+            .map(|bytes| decode_staged(shard, key, bytes))
+            .transpose()
+    }
+
+    fn staged_after(
+        &self,
+        shard: ShardId,
+        generation: Generation,
+        after: Option<&[u8]>,
+        bytes_max: usize,
+    ) -> Result<Page<Staged>, StoreError> {
+        let from = match after {
+            None => Bound::Included((shard, generation, Bytes::new())),
+            Some(key) => Bound::Excluded((shard, generation, Bytes::copy_from_slice(key))),
+        };
+        let range = self.tables()?.objects.range((from, Bound::Unbounded));
+        let range = range.take_while(|(key, _)| (key.0, key.1) == (shard, generation));
+        page(bytes_max, range, |((_, _, key), bytes)| {
+            let item = decode_staged(shard, key, bytes)?;
+            Ok((key.len() + bytes.len(), item))
+        })
+    }
 }
 
 /// What an id counts for in a page: client (16) and sequence (8), as in the real store's key.
@@ -405,6 +439,11 @@ fn page<T, I: Iterator>(
 fn decode_object(shard: ShardId, key: &[u8], bytes: &Bytes) -> Result<Object, StoreError> {
     Object::decode(bytes.clone())
         .map_err(|error| corrupt(shard, &format!("object {}", key.escape_ascii()), error))
+}
+
+fn decode_staged(shard: ShardId, key: &[u8], bytes: &Bytes) -> Result<Staged, StoreError> {
+    Staged::decode(key, bytes)
+        .map_err(|error| corrupt(shard, &format!("staged {}", key.escape_ascii()), error))
 }
 
 fn decode_dedup(shard: ShardId, id: RequestId, bytes: &Bytes) -> Result<DedupEntry, StoreError> {

@@ -90,6 +90,10 @@ impl Tables {
             StoreChange::DropGeneration { generation } => {
                 self.drop_generations(shard, *generation..=*generation);
             }
+            StoreChange::PutStaged { generation, item } => {
+                self.objects
+                    .insert((shard, *generation, item.key()), item.value());
+            }
             StoreChange::DropCopy => {
                 self.drop_generations(shard, 0..=Generation::MAX);
                 self.meta.remove(&shard);

@@ -16,6 +16,9 @@ impl World {
         if let Some(bytes) = words.number_option("log-bytes")? {
             self.settings.log_bytes = bytes;
         }
+        if let Some(records) = words.number_option("delta")? {
+            self.settings.delta_records_min = records;
+        }
         for node in words.all_nodes()? {
             if self.machines.contains_key(&node) {
                 return Err(format!("n{node} is there"));

@@ -53,6 +53,15 @@ impl Lease for Granted {
 }
 
 impl Machine {
+    /// Which contents of the copy are the live ones.
+    pub fn generation(&self) -> Result<u32, String> {
+        let replica = self
+            .replica
+            .as_ref()
+            .ok_or_else(|| format!("n{} does not run", self.node))?;
+        Ok(replica.log_view().generation)
+    }
+
     pub fn new(node: NodeId) -> Machine {
         Machine {
             node,

@@ -114,8 +114,13 @@ fn position(machine: &Machine, saved: &Saved) -> String {
         text += &format!(", log after {}", meta.live.base);
     }
     if let Some(staging) = &meta.staging {
+        let what = staging
+            .delta_since
+            .map_or("a full copy".to_string(), |since| {
+                format!("a delta since {since}")
+            });
         text += &format!(
-            ", a full copy beside it: {} to come",
+            ", {what} beside it: {} to come",
             progress(&staging.progress)
         );
     }

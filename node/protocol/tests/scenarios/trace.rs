@@ -10,7 +10,8 @@ use understudy_protocol::object::{Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
 use understudy_protocol::shard::message::{Beacon, BranchMode, FateKind, Message, NO_STREAM};
-use understudy_protocol::store::{Batch, CopyProgress, Meta, StoreChange};
+use understudy_protocol::shard::{ScrubbedCopy, ScrubbedPage};
+use understudy_protocol::store::{Batch, CopyProgress, Meta, Staged, StoreChange};
 
 pub fn list<T>(
     items: impl IntoIterator<Item = T>,
@@ -85,6 +86,19 @@ fn change(change: &StoreChange) -> String {
         StoreChange::TrimLog { upto, .. } => format!("the log up to version {upto} goes"),
         StoreChange::DropGeneration { generation } => format!("generation {generation} goes"),
         StoreChange::DropCopy => "the copy goes".to_string(),
+        StoreChange::PutStaged { generation, item } => staged(*generation, staged_item(item)),
+    }
+}
+
+/// What a delta says.
+fn staged_item(item: &Staged) -> String {
+    match item {
+        Staged::Object { key, object: o } => object(key, o.as_ref()),
+        Staged::Dedup {
+            id,
+            entry: Some(entry),
+        } => format!("dedup {}", dedup(*id, entry)),
+        Staged::Dedup { id, entry: None } => format!("no dedup {}", request_id(*id)),
     }
 }
 
@@ -113,12 +127,17 @@ fn meta(meta: &Meta) -> String {
     }
     if let Some(staging) = &meta.staging {
         text += &format!(
-            ", generation {} beside it: {}",
+            ", generation {} beside it: {}{}",
             staging.contents.generation,
-            progress(&staging.progress)
+            progress(&staging.progress),
+            delta(staging.delta_since)
         );
     }
     text
+}
+
+fn delta(since: Option<Pair>) -> String {
+    since.map_or(String::new(), |since| format!(" of a delta since {since}"))
 }
 
 pub fn progress(progress: &CopyProgress) -> String {
@@ -138,7 +157,7 @@ pub fn message(message: &Message) -> String {
             let copying = m
                 .copying
                 .as_ref()
-                .map(|p| format!(", copying {}", progress(p)));
+                .map(|p| format!(", copying {}{}", progress(p), delta(m.delta_since)));
             format!(
                 "subscribe from {}, epochs {}{} (epoch {epoch}, stream {})",
                 m.position,
@@ -201,6 +220,26 @@ pub fn message(message: &Message) -> String {
                 stream(m.stream)
             )
         }
+        Message::Delta(m) => {
+            let objects = list(&m.objects, ", ", |(key, o)| object(key, o.as_ref()));
+            let dedup = list(&m.dedup, " ", |(id, entry)| match entry {
+                Some(_) => request_id(*id),
+                None => format!("no {}", request_id(*id)),
+            });
+            let pieces = [objects, dedup]
+                .into_iter()
+                .filter(|piece| !piece.is_empty());
+            format!(
+                "delta after {} upto {}, {}: {} (then {}; read at {}, epoch {epoch}, stream {})",
+                m.since,
+                m.upto,
+                progress(&m.continues),
+                list(pieces, ", ", |piece| piece),
+                progress(&m.then),
+                m.at,
+                stream(m.stream)
+            )
+        }
         Message::Pulse(m) => format!(
             "pulse: at {}, log after {}{}{}{} (epoch {epoch})",
             m.position,
@@ -230,6 +269,27 @@ pub fn message(message: &Message) -> String {
             });
             format!("{fates}everywhere up to {} (epoch {epoch})", m.everywhere)
         }
+        Message::Scrub(m) => {
+            let end = |key: &Option<Bytes>| key.as_ref().map_or("the end".to_string(), text);
+            let after = m.after.as_ref().map(|key| format!(" after {}", text(key)));
+            format!(
+                "compare objects{} to {}, at {} (epoch {epoch}, stream {})",
+                after.unwrap_or_default(),
+                end(&m.last),
+                m.at,
+                stream(m.stream)
+            )
+        }
+        Message::Scrubbed(m) => match m.same {
+            true => format!("all the same (epoch {epoch})"),
+            false => {
+                let entries = list(&m.entries, ", ", |e| {
+                    format!("{} of {}", text(&e.key), e.pair)
+                });
+                let more = if m.more { ", and more" } else { "" };
+                format!("not the same at {}: {entries}{more} (epoch {epoch})", m.at)
+            }
+        },
     }
 }
 
@@ -310,7 +370,32 @@ pub fn ask(ask: &Ask) -> String {
         Ask::DropWitness { epoch, copy, .. } => {
             format!("to drop n{} as a witness (epoch {epoch})", copy.node)
         }
+        Ask::HandOver { epoch, to } => format!("to hand over to n{} (epoch {epoch})", to.node),
     }
+}
+
+pub fn scrubbed(page: &ScrubbedPage) -> String {
+    let keys = |keys: &[Bytes]| list(keys, " ", text);
+    let copies = list(&page.copies, ", ", |(copy, found)| match found {
+        ScrubbedCopy::Same => format!("n{} the same", copy.node),
+        ScrubbedCopy::Differs { keys: told, .. } => {
+            format!("n{} differs in {}", copy.node, keys(told))
+        }
+        ScrubbedCopy::NotCompared => format!("n{} not compared", copy.node),
+    });
+    let own = match page.primary_differs.is_empty() {
+        true => String::new(),
+        false => format!(", outvoted in {}", keys(&page.primary_differs)),
+    };
+    let next = page
+        .next
+        .as_ref()
+        .map(|key| format!(", on after {}", text(key)));
+    format!(
+        "{} objects, {copies}{own}{}",
+        page.objects,
+        next.unwrap_or_default()
+    )
 }
 
 pub fn sealed(answer: &SealedCopy) -> String {

@@ -10,12 +10,14 @@ use super::{show, trace};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::failure::Failure;
+use understudy_proto::limits::DELTA_RECORDS_MIN;
 use understudy_proto::{Epoch, NodeId, Pair};
 use understudy_protocol::effect::{Assignment, Caller, Effect, Input};
 use understudy_protocol::invariants::{Checked, Commit, Holder, Invariants};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings};
+use understudy_protocol::testing::Part;
 use understudy_protocol::time::{Duration, Instant};
 
 pub struct World {
@@ -61,6 +63,7 @@ impl World {
                 interval: Duration::from_millis(100),
                 log_bytes: 64 * 1024 * 1024,
                 log_age: Duration::from_millis(3_600_000),
+                delta_records_min: DELTA_RECORDS_MIN,
             },
             machines: BTreeMap::new(),
             network: BTreeMap::new(),
@@ -103,6 +106,9 @@ impl World {
             "beacons" => self.beacons(&mut words)?,
             "pace" => self.set_pace(&mut words)?,
             "read" => self.read(&mut words)?,
+            "scrub" => self.scrub(&mut words)?,
+            "lose" => self.damage(&mut words, true)?,
+            "alter" => self.damage(&mut words, false)?,
             "persist" => {
                 let node = words.next_node()?;
                 self.sync(node, words.next_number()?)?;
@@ -309,6 +315,49 @@ impl World {
         Ok(())
     }
 
+    /// The primary compares a page of objects with its copies.
+    fn scrub(&mut self, words: &mut Words) -> Parsed<()> {
+        let node = words.next_node()?;
+        let after = words
+            .option("after")
+            .map(|key| Bytes::copy_from_slice(key.as_bytes()));
+        let within_ms = words.number_option("within")?.unwrap_or(1_000);
+        let bytes_max = words.number_option("bytes")?.unwrap_or(65_536);
+        self.say(format!("n{node} is to compare objects"));
+        let caller = self.call("the scrub".to_string(), None);
+        let deadline = self.now + Duration::from_millis(within_ms);
+        self.step(
+            node,
+            Input::Scrub {
+                caller,
+                after,
+                bytes_max,
+                deadline,
+            },
+        )
+    }
+
+    /// Behind the back of the copy its disk loses an object, or has another value in it.
+    fn damage(&mut self, words: &mut Words, lose: bool) -> Parsed<()> {
+        let node = words.next_node()?;
+        let key = Bytes::copy_from_slice(words.next("a key")?.as_bytes());
+        let machine = self.machine_mut(node)?;
+        let generation = machine.generation()?;
+        let done = match lose {
+            true => machine.store.lose_object(SHARD, generation, &key),
+            false => {
+                let part = Part::Object(generation, key);
+                let flip =
+                    |bytes: &mut Vec<u8>| *bytes.last_mut().expect("no object is empty") ^= 1;
+                machine.store.damage(SHARD, &part, flip)
+            }
+        };
+        match done {
+            true => Ok(()),
+            false => Err(format!("n{node} has no such object on its disk")),
+        }
+    }
+
     fn tick(&mut self, nodes: Vec<NodeId>) -> Parsed<()> {
         let nodes = if nodes.is_empty() {
             self.running()
@@ -436,6 +485,15 @@ impl World {
             Effect::Dropped { pair, request } => {
                 let id = trace::request_id(request);
                 self.say(format!("  n{node} drops {pair} ({id}), never acknowledged"));
+            }
+            // The record says the same.
+            Effect::Judged(_) => {}
+            Effect::Scrubbed { answer, .. } => {
+                let found = match &answer {
+                    Ok(page) => trace::scrubbed(page),
+                    Err(failure) => trace::failed(failure),
+                };
+                self.say_outside(format!("  n{node} compared: {found}"));
             }
             Effect::Broken(error) => self.say_outside(format!("  n{node} IS BROKEN: {error}")),
             Effect::Read {

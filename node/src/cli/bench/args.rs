@@ -27,6 +27,8 @@ pub enum Kind {
     /// The server of `floor`; started by it
     #[command(hide = true)]
     EchoServer(EchoArgs),
+    /// How a node catches up that missed many updates of few objects, and in how many bytes
+    CatchUp(CatchUpArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -162,6 +164,27 @@ pub struct MemoryArgs {
     /// Bytes of a value
     #[arg(long, default_value_t = 256)]
     pub value_size: u32,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct CatchUpArgs {
+    /// Updates that the node misses
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub updates: u64,
+    /// Objects that they go to, in turn
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub objects: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub value_size: u32,
+    /// Clients that write
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    pub clients: u32,
+    /// Requests that each client has on the way at once
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub in_flight: u32,
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }

@@ -5,6 +5,7 @@
 //! is part of the result.
 
 mod args;
+mod catch_up;
 mod cpu;
 mod failover;
 mod floor;
@@ -35,6 +36,7 @@ pub async fn run(args: Args) -> Ended {
             Some(Kind::Floor(args)) => floor::run(args).await,
             Some(Kind::Failover(args)) => failover::run(args).await,
             Some(Kind::Memory(args)) => memory::run(args).await,
+            Some(Kind::CatchUp(args)) => catch_up::run(args).await,
             Some(Kind::EchoServer(args)) => floor::echo::serve(args).await,
         }
     };

@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 use understudy_proto::v1::objects_server::{Objects, ObjectsServer};
 use understudy_proto::v1::{
     ExecuteRequest, ExecuteResponse, Outcome, ReadRequest, ReadResponse, ScanRequest, ScanResponse,
-    StreamAnswer, StreamItem, StreamRequest, StreamResponse, WatchRequest, WatchResponse, outcome,
-    stream_answer,
+    StreamAnswer, StreamItem, StreamRequest, StreamResponse, VerifyRequest, VerifyResponse,
+    WatchRequest, WatchResponse, outcome, stream_answer,
 };
 
 /// The echo server while it runs.
@@ -106,6 +106,10 @@ impl Objects for Echo {
     }
 
     async fn scan(&self, _: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
+        Err(Status::unimplemented("this is only an echo"))
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
         Err(Status::unimplemented("this is only an echo"))
     }
 

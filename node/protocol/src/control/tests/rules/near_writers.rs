@@ -307,14 +307,24 @@ fn without_the_option_nothing_follows_anybody() {
     assert!(bench.write(3 * AFTER, &b).is_empty());
 }
 
-#[test]
-fn a_drained_node_gives_it_to_the_site_of_its_writers() {
+/// To whom a drained primary goes when the writers at `c` paused for so long.
+fn drained_after(pause: u64) -> NodeId {
     let mut bench = Bench::near_writers();
     bench.write(1_000, &[("a", 200), ("c", 800)]);
+    if pause > 0 {
+        bench.write(500, &[]);
+        bench.pass(pause, &ALL);
+    }
     let node = NodeId(bench.primary(S1));
     bench.apply(Command::DrainNode { node, drain: true });
     let mut actions = bench.step(Input::TablesChanged);
     actions.extend(bench.pass(300, &ALL));
-    let asked = handed_over(&actions);
-    assert_eq!(asked[0].target.node, NodeId(3));
+    handed_over(&actions)[0].target.node
+}
+
+#[test]
+fn a_drained_node_gives_it_to_the_site_of_its_writers_also_while_they_pause() {
+    assert_eq!(drained_after(0), NodeId(3));
+    assert_eq!(drained_after(CALM / 2), NodeId(3));
+    assert_eq!(drained_after(2 * CALM), NodeId(2), "they are forgotten");
 }
