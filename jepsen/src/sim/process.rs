@@ -28,7 +28,7 @@ use understudy_protocol::invariants::{Commit, Holder};
 use understudy_protocol::pace::CopyPace;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings, Walks};
 use understudy_protocol::store::Batch;
 use understudy_protocol::tables::{
     Answer as Told, BootId, Command, LaunchId, Refusal, Registration, ShardEntry,
@@ -861,7 +861,7 @@ impl Running {
             }
             Effect::Reply { caller, answer } => self.reply(caller, answer, turn),
             Effect::Sealed { caller, answer } => self.on_sealed(caller, answer, turn),
-            Effect::Ask(_) => unreachable!("it became a notice"),
+            Effect::Ask(_) | Effect::Unask(_) => unreachable!("it became a notice"),
             Effect::Read {
                 caller,
                 answer,
@@ -1027,6 +1027,7 @@ fn settings() -> Settings {
         log_bytes: LOG_BYTES,
         log_age: Duration::from_millis(1_000),
         delta_records_min: DELTA_RECORDS_MIN,
+        walks: Walks::new(DELTA_WALKS_MAX),
     }
 }
 
@@ -1035,3 +1036,6 @@ const LOG_BYTES: u64 = 4_000;
 
 /// So few that a copy that was away for a moment takes a delta when few objects were written.
 const DELTA_RECORDS_MIN: u64 = 6;
+
+/// So few that some wait for others.
+const DELTA_WALKS_MAX: usize = 2;

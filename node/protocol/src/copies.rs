@@ -136,13 +136,23 @@ impl Copies {
         }
         let (claim, promise) = (replica.claim(), replica.meta().promise);
         self.follow_claim(shard, claim, out);
-        let asked = out.effects.extract_if(.., |e| matches!(e, Effect::Ask(_)));
-        for effect in asked {
-            if let Effect::Ask(ask) = effect {
-                let ask = to_managers(ask, shard, promise);
-                if self.asks.entry(shard).or_default().insert(ask) {
-                    out.notices.push(Notice::Ask(ask));
+        let is_for_managers = |e: &mut Effect| matches!(e, Effect::Ask(_) | Effect::Unask(_));
+        for effect in out.effects.extract_if(.., is_for_managers) {
+            let asks = self.asks.entry(shard).or_default();
+            match effect {
+                Effect::Ask(ask) => {
+                    let ask = to_managers(ask, shard, promise);
+                    if asks.insert(ask) {
+                        out.notices.push(Notice::Ask(ask));
+                    }
                 }
+                Effect::Unask(ask) => {
+                    let ask = to_managers(ask, shard, promise);
+                    if asks.remove(&ask) {
+                        out.notices.push(Notice::Withdraw(ask));
+                    }
+                }
+                _ => unreachable!("only these were taken out"),
             }
         }
         true

@@ -261,6 +261,8 @@ pub enum Effect {
     },
     /// Something that only the managers can do. Repeated until the assignment shows that it was done.
     Ask(Ask),
+    /// It no longer asks for that: what was asked and not answered yet is to be forgotten.
+    Unask(Ask),
     /// The copy cannot go on: a read failed or its data contradict the log. The driver reports it.
     Broken(StoreError),
     /// The answer to a `Read`. `as_primary`: it holds because of the lease, which the driver looks at once more.

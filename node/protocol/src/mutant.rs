@@ -140,6 +140,8 @@ mutants! {
     ApplyWhatIsHeld = "apply-what-is-held";
     /// The primary goes to whatever site leads at the moment, however shortly, and however lately it came where it is.
     FollowABurst = "follow-a-burst";
+    /// What was asked of the managers stays asked when its reason is gone.
+    KeepAsking = "keep-asking";
     /// Full copies go as fast as they are asked for.
     CopyAtAnyPace = "copy-at-any-pace";
     /// An orphan that came to the same as what stands under its id counts as the same record.
@@ -172,6 +174,7 @@ impl Mutant {
         Mutant::DropForcedOrphans,
         Mutant::FollowABurst,
         Mutant::CopyAtAnyPace,
+        Mutant::KeepAsking,
         Mutant::DeltaToSecondary,
     ];
 }

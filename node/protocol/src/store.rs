@@ -53,6 +53,8 @@ pub struct Staging {
     /// A coalesced delta: what is staged goes over the live generation, whose objects hold the log up to this pair. `None`: a full
     /// copy.
     pub delta_since: Option<Pair>,
+    /// Of a delta: the bytes that were staged of it and of the records that came with it.
+    pub bytes: u64,
 }
 
 /// How far a full copy, or a delta, came.
@@ -104,6 +106,7 @@ impl Meta {
                 staging.progress.encode(&mut out);
                 if let Some(since) = delta_since {
                     out.put_pair(since);
+                    out.put_u64(staging.bytes);
                 }
             }
         }
@@ -138,6 +141,10 @@ impl Meta {
                 delta_since: match format {
                     FORMAT_DELTA => Some(reader.pair()?),
                     _ => None,
+                },
+                bytes: match format {
+                    FORMAT_DELTA => reader.u64()?,
+                    _ => 0,
                 },
             }),
         };
@@ -514,6 +521,7 @@ mod tests {
                 consistent_at: Pair::new(2, 12),
                 progress,
                 delta_since: delta.then_some(Pair::new(2, 8)),
+                bytes: if delta { 700 } else { 0 },
             };
             delta = !delta;
             let in_sync = Contents {

@@ -95,6 +95,7 @@ stories! {
     a_delta_takes_back_what_was_not_committed
     a_delta_is_interrupted_and_resumed
     a_delta_leaves_a_candidate
+    a_delta_over_a_damaged_copy_becomes_a_full_copy
     a_joining_copy_completes_while_others_write
     a_failover_in_the_middle_of_a_delta
 }

@@ -618,7 +618,7 @@ impl Driver {
                 }
             }
             Effect::Broken(error) => (self.outside.broken)(shard, &error),
-            Effect::Ask(_) => unreachable!("it became a notice"),
+            Effect::Ask(_) | Effect::Unask(_) => unreachable!("it became a notice"),
             Effect::Read {
                 caller,
                 answer,

@@ -40,15 +40,22 @@ impl Database {
         let Some(bytes) = self.get(Family::Meta, &keys::meta(shard))? else {
             return self.without_meta(shard, orphans);
         };
-        let meta =
+        let mut meta =
             Meta::decode(&bytes).map_err(|e| corrupt(Family::Meta, &keys::meta(shard), e))?;
         let staged = meta.staging.as_ref().map(|s| s.contents.generation);
+        let staged_last = match staged.map(|generation| self.last_record(shard, generation)) {
+            None => None,
+            Some(Err(StoreError::Corrupt(what))) => {
+                // It can be had again; what is left of it goes when the next rebuild begins.
+                tracing::warn!(%shard, "what was staged of a rebuild is damaged and given up: {what}");
+                meta.staging = None;
+                None
+            }
+            Some(last) => last?,
+        };
         Ok(Saved {
             last: self.last_record(shard, meta.live.generation)?,
-            staged_last: match staged {
-                Some(generation) => self.last_record(shard, generation)?,
-                None => None,
-            },
+            staged_last,
             orphans,
             meta,
         })

@@ -211,6 +211,7 @@ fn a_staged_copy_stands_beside_the_live_one<S: Store>() {
         consistent_at: Pair::new(1, 1),
         progress: CopyProgress::Records,
         delta_since: None,
+        bytes: 0,
     });
     changes.push(StoreChange::PutMeta(meta));
     store.write(batch(SHARD, 4, changes));
@@ -274,6 +275,7 @@ fn a_staged_delta_says_what_is_gone<S: Store>() {
         consistent_at: Pair::new(1, 9),
         progress: CopyProgress::Dedup { after: Some(id) },
         delta_since: Some(Pair::new(1, 3)),
+        bytes: 70,
     });
     let put = |item| StoreChange::PutStaged {
         generation: 1,

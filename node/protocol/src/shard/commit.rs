@@ -70,11 +70,7 @@ impl Replica {
             self.live.applied = Some(self.live.position);
             self.meta.live.applied = self.live.applied;
         }
-        self.live.load_pending(self.shard, context.stored)?;
-        if let Some(staged) = &mut self.staged {
-            staged.load_pending(self.shard, context.stored)?;
-        }
-        Ok(())
+        self.live.load_pending(self.shard, context.stored)
     }
 
     /// Whose acknowledgements are needed, this copy's own aside.

@@ -10,7 +10,6 @@ use super::secondary::Phase;
 use super::side::Side;
 use crate::effect::{Context, Effect};
 use crate::mutant::Mutant;
-use crate::record::Record;
 use crate::store::{Contents, CopyProgress, Staged, Staging, StoreChange, StoreError};
 use bytes::Bytes;
 use understudy_proto::Pair;
@@ -28,64 +27,26 @@ impl Replica {
         willing.then(|| self.live.applied.unwrap_or(self.live.position))
     }
 
-    /// After a start: what was staged of a delta is read once, for its size. Where it is damaged it goes: it can be had again.
-    pub(super) fn look_through_delta(
-        &mut self,
-        context: &Context<'_>,
-        out: &mut Vec<Effect>,
-    ) -> Result<(), StoreError> {
-        let Some(side) = self.staged.as_ref().filter(|side| side.over.is_some()) else {
-            return Ok(());
-        };
-        if side.staged_bytes > 0 {
-            return Ok(());
-        }
-        match self.bytes_of_delta(context, side) {
-            Ok(bytes) => {
-                let side = self.staged.as_mut().expect("it was just looked at");
-                side.staged_bytes = bytes;
-                Ok(())
-            }
-            Err(StoreError::Corrupt(_)) => {
-                self.drop_staging(out);
-                Ok(())
-            }
-            Err(failure) => Err(failure),
+    pub(super) fn has_delta_staged(&self) -> bool {
+        self.staged.as_ref().is_some_and(|side| side.over.is_some())
+    }
+
+    /// What is staged, or what it goes over, is damaged. Such a copy joins, and nothing of it is cut off: it takes a full copy.
+    pub(super) fn copy_instead(&mut self, context: &Context<'_>, out: &mut Vec<Effect>) {
+        self.drop_staging(out);
+        self.staged = None;
+        if let Role::Secondary(_) = self.role {
+            self.begin_staging(context, out);
         }
     }
 
-    fn bytes_of_delta(&self, context: &Context<'_>, side: &Side) -> Result<usize, StoreError> {
-        let (shard, generation) = (self.shard, side.generation);
-        let (mut bytes, mut after) = (0, None::<Bytes>);
-        loop {
-            let after_now = after.as_deref();
-            let stored = context.stored;
-            let page = stored.staged_after(shard, generation, after_now, COPY_CHUNK_BYTES_MAX)?;
-            let put = |item| StoreChange::PutStaged { generation, item };
-            after = page.items.last().map(Staged::key);
-            bytes += staged_bytes(&page.items.into_iter().map(put).collect::<Vec<_>>());
-            if page.done {
-                break;
-            }
+    /// Counts what a batch adds to a staged delta. The meta is the caller's to write.
+    pub(super) fn note_staged(&mut self, changes: &[StoreChange]) {
+        if let Some(staging) = &mut self.meta.staging
+            && staging.delta_since.is_some()
+        {
+            staging.bytes += staged_bytes(changes);
         }
-        let base = self.meta.staging.as_ref().map(|s| s.contents.base);
-        let mut next = base.unwrap_or(side.position).version.next();
-        while next <= side.position.version {
-            let stored = context.stored;
-            let records = stored.records(shard, generation, next, COPY_CHUNK_BYTES_MAX)?;
-            for record in &records {
-                let malformed = Record::decode(&record.bytes).is_err();
-                if malformed || record.pair.version != next {
-                    return Err(StoreError::Corrupt(format!("shard {shard}: {next}")));
-                }
-                bytes += record.bytes.len();
-                next = next.next();
-            }
-            if records.is_empty() {
-                return Err(StoreError::Corrupt(format!("shard {shard}: {next}")));
-            }
-        }
-        Ok(bytes)
     }
 
     /// A chunk is staged; the next is asked for once it is durable.
@@ -124,10 +85,12 @@ impl Replica {
         let dedup = chunk.dedup.into_iter();
         changes.extend(objects.map(|(key, object)| side.put_object(key, object)));
         changes.extend(dedup.map(|(id, entry)| side.put_dedup(id, entry)));
+        self.note_staged(&changes);
         changes.push(StoreChange::PutMeta(self.meta.clone()));
         let batch = self.persist(changes, out);
         let secondary = self.secondary_mut();
         secondary.progress = context.now;
+        secondary.again = 0;
         secondary.phase = Phase::Staging { batch };
         Ok(())
     }
@@ -147,6 +110,7 @@ impl Replica {
             consistent_at: Pair::ZERO,
             progress: chunk.continues.clone(),
             delta_since: Some(chunk.since),
+            bytes: 0,
         };
         self.staged = Some(Side::open_staged(&staging, self.meta.live.generation, None));
         self.meta.staging = Some(staging);
@@ -166,7 +130,7 @@ impl Replica {
         if staging.delta_since.is_none() {
             return Ok(false);
         }
-        if side.staged_bytes > DELTA_STAGED_BYTES_MAX {
+        if staging.bytes > DELTA_STAGED_BYTES_MAX as u64 {
             self.drop_staging(out);
             self.secondary_mut().no_delta = true;
             self.subscribe(context, out);
@@ -183,6 +147,7 @@ impl Replica {
         let batch = self.emitted;
         let secondary = self.secondary_mut();
         secondary.progress = context.now;
+        secondary.again = 0;
         secondary.phase = Phase::Staging { batch };
         Ok(true)
     }
@@ -210,7 +175,6 @@ impl Replica {
         };
         side.generation = generation;
         side.over = None;
-        side.staged_bytes = 0;
         let batch = self.next_batch();
         let mut changes = Vec::new();
         // in_sync: the entries here go further than the objects, from where on the delta speaks of both.
@@ -283,11 +247,11 @@ impl Replica {
 }
 
 /// Of the changes of a batch, what a delta that is staged grows by.
-pub(super) fn staged_bytes(changes: &[StoreChange]) -> usize {
+fn staged_bytes(changes: &[StoreChange]) -> u64 {
     let bytes = |change: &StoreChange| match change {
         StoreChange::PutStaged { item, .. } => item.key().len() + item.value().len(),
         StoreChange::AppendRecord { record, .. } => record.bytes.len(),
         _ => 0,
     };
-    changes.iter().map(bytes).sum()
+    changes.iter().map(bytes).sum::<usize>() as u64
 }

@@ -169,6 +169,7 @@ impl Replica {
             consistent_at: Pair::ZERO,
             progress,
             delta_since: None,
+            bytes: 0,
         });
         let changes = vec![
             StoreChange::DropGeneration { generation },
@@ -177,6 +178,7 @@ impl Replica {
         let batch = self.persist(changes, out);
         let secondary = self.secondary_mut();
         secondary.progress = context.now;
+        secondary.again = 0;
         secondary.phase = Phase::Staging { batch };
     }
 
@@ -232,6 +234,7 @@ impl Replica {
         assert_eq!(emitted, batch, "{}: one batch per chunk", self.shard);
         let secondary = self.secondary_mut();
         secondary.progress = context.now;
+        secondary.again = 0;
         secondary.phase = Phase::Staging { batch };
         Ok(())
     }

@@ -351,7 +351,10 @@ impl Replica {
         }
         let record = self.record_at(context, stands)?;
         Ok(match record.map(|record| record.body) {
-            Some(Body::Request(here)) => here.earlier.first() == body.earlier.first(),
+            // What stands may be the first record itself.
+            Some(Body::Request(here)) => {
+                Some(here.earlier.first().unwrap_or(&stands)) == body.earlier.first()
+            }
             _ => false,
         })
     }

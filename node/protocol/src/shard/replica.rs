@@ -4,12 +4,12 @@
 //! durable goes out as a batch, and what must follow it waits for `Persisted`.
 
 use super::age::Age;
-use super::delta::staged_bytes;
 use super::primary::Primary;
 use super::reads::{Read, Reads};
 use super::scrub::Wanted;
 use super::secondary::Secondary;
 use super::side::Side;
+use super::walk::Walks;
 use super::witness::Witness;
 use crate::effect::{
     Ask, Assignment, Caller, ClientSession, Context, Effect, HandOver, Input, Report, SealedCopy,
@@ -34,6 +34,8 @@ pub struct Settings {
     pub log_age: Duration,
     /// So many records a copy must be behind before a coalesced delta is thought of.
     pub delta_records_min: u64,
+    /// Shared by all replicas of a process.
+    pub walks: Walks,
 }
 
 /// Which read.
@@ -180,6 +182,11 @@ impl Replica {
 
     /// Takes one stimulus and tells what is to be done.
     pub fn step(&mut self, context: &Context<'_>, input: Input, out: &mut Vec<Effect>) {
+        let delta = self.has_delta_staged();
+        let follows = matches!(
+            input,
+            Input::Message { .. } | Input::Persisted { .. } | Input::Tick
+        );
         let done = match input {
             Input::Assignment(assignment) => self.on_assignment(context, assignment, out),
             Input::Write {
@@ -248,8 +255,10 @@ impl Replica {
                 self.on_scrub(context, wanted, out)
             }
         };
-        if let Err(error) = done {
-            self.on_broken(error, out);
+        match done {
+            Ok(()) => {}
+            Err(StoreError::Corrupt(_)) if delta && follows => self.copy_instead(context, out),
+            Err(error) => self.on_broken(error, out),
         }
         self.answer_reads(context, out);
     }
@@ -647,9 +656,6 @@ impl Replica {
     /// Emits a batch, and notes where the live log will end with it.
     pub(super) fn persist(&mut self, changes: Vec<StoreChange>, out: &mut Vec<Effect>) -> u64 {
         self.emitted += 1;
-        if let Some(side) = self.staged.as_mut().filter(|side| side.over.is_some()) {
-            side.staged_bytes += staged_bytes(&changes);
-        }
         let before = self
             .ends
             .back()

@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 use understudy_proto::limits::STREAM_CREDIT_BYTES;
 use understudy_proto::{Epoch, NodeId, Pair, ShardId};
 
+/// How often the time doubles after which a chunk is asked for again.
+const CHUNK_DOUBLINGS_MAX: u32 = 5;
+
 /// The state of a copy that follows.
 #[derive(Debug)]
 pub(super) struct Secondary {
@@ -29,6 +32,8 @@ pub(super) struct Secondary {
     pub stream: u64,
     /// When something last came forward: a subscription sent, records or a chunk taken.
     pub progress: Instant,
+    /// So often the next chunk was asked for again.
+    pub again: u32,
     pub submission: Submission,
     /// Pages to be compared, until this copy is far enough.
     pub scrubs: Vec<Scrub>,
@@ -61,7 +66,6 @@ impl Replica {
             return Ok(());
         }
         self.become_idle(out);
-        self.look_through_delta(context, out)?;
         self.prepare_in_sync(context)?;
         let other_epoch = |at: Pair| at != Pair::ZERO && at.epoch != epoch;
         if self
@@ -73,12 +77,22 @@ impl Replica {
             // What was staged may hold what a failover cut off since.
             self.drop_staging(out);
         }
+        if let Some(staged) = &mut self.staged
+            && self.live.applied.is_some()
+        {
+            match staged.load_pending(self.shard, context.stored) {
+                // It can be had again.
+                Err(StoreError::Corrupt(_)) => self.drop_staging(out),
+                loaded => loaded?,
+            }
+        }
         self.role = Role::Secondary(Secondary {
             epoch,
             primary,
             phase: Phase::Subscribing,
             stream: self.streams,
             progress: context.now,
+            again: 0,
             submission: Submission::default(),
             scrubs: Vec::new(),
             no_delta: false,
@@ -210,6 +224,7 @@ impl Replica {
         if self.secondary_mut().phase != Phase::Subscribing {
             return Ok(());
         }
+        self.secondary_mut().again = 0;
         if branch.mode == BranchMode::Records {
             let secondary = self.secondary_mut();
             secondary.phase = Phase::Streaming;
@@ -300,8 +315,10 @@ impl Replica {
             starts.extend(&applied.epoch_starts);
             let side = self.staged.as_ref().unwrap_or(&self.live);
             let mut changes = applied.into_changes(side, &self.meta);
-            if let Some(committed) = committed {
-                changes.extend(committed);
+            let with_meta = committed.is_some() || self.has_delta_staged();
+            changes.extend(committed.into_iter().flatten());
+            self.note_staged(&changes);
+            if with_meta {
                 changes.push(StoreChange::PutMeta(self.meta.clone()));
             }
             if staged {
@@ -355,6 +372,7 @@ impl Replica {
         let Some(mut changes) = self.learn_commit(context, commit, batch)? else {
             return Ok(());
         };
+        self.note_staged(&changes);
         changes.push(StoreChange::PutMeta(self.meta.clone()));
         if rebuilding {
             changes.extend(self.switch_when_consistent());
@@ -487,11 +505,18 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         let interval = self.settings.interval;
+        let copying = self.staged.is_some();
         let secondary = self.secondary_mut();
-        let waited = context.now.since(secondary.progress) > interval;
+        // A chunk may be longer on its way than an interval: each question that is asked again would bring it once more.
+        let patience = match copying {
+            true => interval.scale(1 << secondary.again.min(CHUNK_DOUBLINGS_MAX), 1),
+            false => interval,
+        };
+        let waited = context.now.since(secondary.progress) > patience;
         let phase = secondary.phase;
         match phase {
             Phase::Subscribing if waited => {
+                secondary.again += 1;
                 self.subscribe(context, out);
                 Ok(())
             }

@@ -27,8 +27,6 @@ pub(super) struct Side {
     pub pending: Pending,
     /// A staged delta: what it does not speak of is as in this generation.
     pub over: Option<Generation>,
-    /// A staged delta: the bytes that came since the process started.
-    pub staged_bytes: usize,
 }
 
 /// Bytes of records that are read at once.
@@ -47,7 +45,6 @@ impl Side {
             applied: contents.applied,
             pending: Pending::default(),
             over: None,
-            staged_bytes: 0,
         }
     }
 

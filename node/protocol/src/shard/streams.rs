@@ -6,7 +6,7 @@
 use super::branch;
 use super::commit::{RECENT_INTERVALS, SILENT_INTERVALS};
 use super::message::{
-    Ack, Beacon, Branch, BranchMode, Echo, Message, Pulse, Records, Reject, Subscribe,
+    Ack, Beacon, Branch, BranchMode, Echo, Message, NO_STREAM, Pulse, Records, Reject, Subscribe,
 };
 use super::primary::size_of;
 use super::replica::{Replica, Role};
@@ -16,7 +16,7 @@ use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
 use crate::store::{CopyProgress, StoreError};
 use crate::time::Instant;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use understudy_proto::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_MESSAGE_MAX};
 use understudy_proto::{CopyId, NodeId, Pair};
 
@@ -33,8 +33,10 @@ pub(super) struct Streams {
     next_pulse: Instant,
     /// Who got the last chunk of a full copy.
     served: Option<CopyId>,
-    /// What was durable here when the last pulse was sent.
-    pulsed: Option<Pair>,
+    /// What was durable here when the last pulses were sent, oldest first.
+    pulsed: VecDeque<Pair>,
+    /// The joining copies that the managers were asked to let be secondaries, upon this row.
+    complete: BTreeSet<CopyId>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,8 @@ impl Streams {
             tail_bytes: 0,
             next_pulse: now,
             served: None,
-            pulsed: None,
+            pulsed: VecDeque::new(),
+            complete: BTreeSet::new(),
         }
     }
 
@@ -155,6 +158,15 @@ impl Streams {
         let first = self.tail.front()?.pair.version.0;
         let at = pair.version.0.checked_sub(first)? as usize;
         self.tail.get(at).filter(|record| record.pair == pair)
+    }
+
+    /// What was durable here when the oldest of the last pulses was sent.
+    fn pulse_at(&mut self, position: Pair) -> Pair {
+        self.pulsed.push_back(position);
+        if self.pulsed.len() as u64 > RECENT_INTERVALS {
+            self.pulsed.pop_front();
+        }
+        *self.pulsed.front().unwrap_or(&position)
     }
 
     /// Keeps what is not durable, and a little of what is.
@@ -256,7 +268,7 @@ impl Replica {
             true => self.offer_delta(context, &subscribe)?,
             false => Offer::Records,
         };
-        if offer == Offer::Delta {
+        if matches!(offer, Offer::Delta | Offer::Later) {
             self.register(&subscribe, true);
             return self.go_on_with_delta(context, subscribe.copy, out);
         }
@@ -404,6 +416,7 @@ impl Replica {
             return Ok(());
         };
         if subscriber.stream != ack.stream
+            || ack.stream == NO_STREAM
             || ack.position < subscriber.acknowledged
             || subscriber.copying
         {
@@ -504,7 +517,7 @@ impl Replica {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
-        let pulsed = primary.streams.pulsed.replace(position);
+        let pulsed = primary.streams.pulse_at(position);
         self.mend(context, out);
         let primary = self.primary_mut();
         let (epoch, serving) = (primary.epoch, primary.serving);
@@ -539,14 +552,20 @@ impl Replica {
             });
         }
         for copy in &row.joining {
-            // Complete: it has everything that was durable here a pulse ago; what came since is on its way. To have what is
+            // Complete: it has everything that was durable here some pulses ago; what came since is on its way. To have what is
             // durable at this instant would be luck while others write.
             let streams = &self.primary_mut().streams;
             let complete = streams
                 .acknowledged(*copy)
-                .is_some_and(|acknowledged| acknowledged >= pulsed.unwrap_or(position));
-            if complete && self.may_complete(context, *copy, out) {
+                .is_some_and(|acknowledged| acknowledged >= pulsed);
+            let complete = complete && self.may_complete(context, *copy, out);
+            let asked = &mut self.primary_mut().streams.complete;
+            // What it lacks by now may lie before its log: a question of then is not to be answered.
+            if complete {
+                asked.insert(*copy);
                 out.push(Effect::Ask(Ask::Complete { epoch, copy: *copy }));
+            } else if asked.remove(copy) && !Mutant::KeepAsking.on() {
+                out.push(Effect::Unask(Ask::Complete { epoch, copy: *copy }));
             }
         }
         self.keep_in_sync(context, out);
@@ -599,7 +618,7 @@ impl Replica {
         for copy in ending {
             // Under no number it takes nothing, and nothing of it is taken; where it stands the log is still needed.
             if let Some(subscriber) = streams.subscribers.get_mut(&copy) {
-                (subscriber.stream, subscriber.credit) = (0, 0);
+                (subscriber.stream, subscriber.credit) = (NO_STREAM, 0);
             }
         }
     }
@@ -618,11 +637,13 @@ impl Replica {
             .retain(|copy, _| row.secondaries.contains(copy) || row.joining.contains(copy));
         primary
             .deltas
-            .retain(|copy| row.secondaries.contains(&copy) || row.joining.contains(&copy));
+            .on_row(|copy| row.secondaries.contains(&copy) || row.joining.contains(&copy));
         if row.oldest_open_cut.is_none() {
             self.end_put_off();
         }
         let primary = self.primary_mut();
+        // A newer row answers all questions.
+        primary.streams.complete.clear();
         for copy in &row.joining {
             // It may have been deleted and placed again since the last row that came here. What is there still, it
             // acknowledges upon the pulse.

@@ -6,7 +6,7 @@
 //! goes on at its last key; when the primary forgot the walk meanwhile, it walks again, perhaps further: what was written
 //! since the first walk comes with the records in any case.
 
-use super::commit::SILENT_INTERVALS;
+use super::commit::{RECENT_INTERVALS, SILENT_INTERVALS};
 use super::message::{Branch, BranchMode, DeltaChunk, Message, Subscribe};
 use super::replica::{Replica, Role};
 use crate::effect::{Ask, Context, Effect};
@@ -18,8 +18,10 @@ use crate::time::Instant;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use understudy_proto::limits::{
-    COPY_CHUNK_BYTES_MAX, DELTA_BYTES_MAX, DELTA_ITEMS_PER_STEP, DELTA_READ_BYTES, DELTAS_MAX,
+    COPY_CHUNK_BYTES_MAX, DELTA_BYTES_MAX, DELTA_ITEMS_PER_STEP, DELTA_READ_BYTES, DELTA_WALKS_MAX,
 };
 use understudy_proto::{CopyId, Pair, RequestId};
 
@@ -30,10 +32,51 @@ const WORTH: u64 = 2;
 /// What a name costs in memory beside its bytes.
 const NAME_BYTES: usize = 64;
 
+/// How many walks a process may have under way, over all shards of which it is primary: what they remember is memory, and their
+/// steps are time on the threads that all writes go through.
+#[derive(Clone, Debug)]
+pub struct Walks {
+    under_way: Arc<AtomicUsize>,
+    most: usize,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Permit(Arc<AtomicUsize>);
+
+impl Walks {
+    pub fn new(most: usize) -> Walks {
+        Walks {
+            under_way: Arc::default(),
+            most,
+        }
+    }
+
+    fn begin(&self) -> Option<Permit> {
+        let more = |walks: usize| (walks < self.most).then_some(walks + 1);
+        self.under_way.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Permit(self.under_way.clone()))
+    }
+}
+
+impl Default for Walks {
+    fn default() -> Walks {
+        Walks::new(DELTA_WALKS_MAX)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// The deltas that a primary makes, by the copy that asked.
 #[derive(Debug, Default)]
 pub(super) struct Deltas {
     walks: BTreeMap<CopyId, Walk>,
+    /// The copies that the managers were asked to mark as joining for a delta, upon this row.
+    asked: BTreeSet<CopyId>,
 }
 
 /// What a copy that subscribes from a place on the log gets.
@@ -44,11 +87,17 @@ pub(super) enum Offer {
     RecordsForNow,
     /// A delta, or it is told otherwise later.
     Delta,
+    /// It is to ask again: too many deltas are being made.
+    Later,
 }
 
 #[derive(Debug)]
 struct Walk {
     since: Pair,
+    /// The log is read up to here; what comes after it comes with the records.
+    end: Pair,
+    /// `None`: it came to its end.
+    permit: Option<Permit>,
     /// The newest subscription that was not answered yet, and when one last came.
     asked: Option<Subscribe>,
     heard: Instant,
@@ -97,32 +146,51 @@ impl Deltas {
         }
     }
 
-    pub fn retain(&mut self, named: impl Fn(CopyId) -> bool) {
+    /// A newer row, which answers all questions.
+    pub fn on_row(&mut self, named: impl Fn(CopyId) -> bool) {
         self.walks.retain(|copy, _| named(*copy));
+        self.asked.clear();
     }
 
-    /// Takes the subscription of a copy that wants a delta from there. False: the records are cheaper, or there are too many
-    /// deltas already.
-    fn ask(&mut self, subscribe: &Subscribe, since: Pair, now: Instant) -> bool {
+    /// The copies that get no delta after all.
+    fn take_needless(&mut self) -> Vec<CopyId> {
+        let walks = &self.walks;
+        let waits =
+            |copy: &CopyId| matches!(walks.get(copy).map(|w| &w.state), Some(State::Ready { .. }));
+        let needless = self.asked.iter().filter(|copy| !waits(copy));
+        let needless: Vec<CopyId> = needless.copied().collect();
+        self.asked.retain(waits);
+        needless
+    }
+
+    /// Takes the subscription of a copy that wants a delta of the log from there to `end`.
+    fn ask(
+        &mut self,
+        walks: &Walks,
+        subscribe: &Subscribe,
+        (since, end): (Pair, Pair),
+        now: Instant,
+    ) -> Offer {
         let resumes = subscribe.copying.is_some();
         if let Some(walk) = self.walks.get_mut(&subscribe.copy) {
             let refused = walk.state == State::Records && !resumes;
             if refused && subscribe.position < walk.found.upto {
-                return false;
+                return Offer::Records;
             }
             if walk.since == since && walk.state != State::Records {
                 walk.asked = Some(subscribe.clone());
                 walk.heard = now;
-                return true;
+                return Offer::Delta;
             }
             self.walks.remove(&subscribe.copy);
         }
-        let under_way = self.walks.values().filter(|w| w.state != State::Records);
-        if under_way.count() >= DELTAS_MAX && !resumes {
-            return false;
-        }
+        let Some(permit) = walks.begin() else {
+            return Offer::Later;
+        };
         let walk = Walk {
             since,
+            end,
+            permit: Some(permit),
             asked: Some(subscribe.clone()),
             heard: now,
             found: Found {
@@ -137,7 +205,7 @@ impl Deltas {
             state: State::Log,
         };
         self.walks.insert(subscribe.copy, walk);
-        true
+        Offer::Delta
     }
 }
 
@@ -210,23 +278,26 @@ impl Replica {
         let Some(since) = subscribe.delta_since else {
             return Ok(Offer::Records);
         };
-        let wanted = self.may_leave(subscribe.copy) && self.is_on_log(context, since)?;
+        if !self.may_leave(context, subscribe.copy) || !self.is_on_log(context, since)? {
+            return Ok(Offer::Records);
+        }
+        let (walks, end) = (self.settings.walks.clone(), self.visible);
         let deltas = &mut self.primary_mut().deltas;
-        Ok(match wanted && deltas.ask(subscribe, since, context.now) {
-            true => Offer::Delta,
-            false => Offer::Records,
-        })
+        Ok(deltas.ask(&walks, subscribe, (since, end), context.now))
     }
 
-    /// A copy takes a delta as one that joins. Another candidate that has nearly everything must be left.
-    fn may_leave(&mut self, copy: CopyId) -> bool {
+    /// A copy takes a delta as one that joins. Another candidate that answers and has nearly everything must be left.
+    fn may_leave(&mut self, context: &Context<'_>, copy: CopyId) -> bool {
         let row = self.row();
         if row.joining.contains(&copy) {
             return true;
         }
         let (me, secondaries) = (self.copy(), row.secondaries.clone());
-        let streams = &self.primary_mut().streams;
+        let recent = self.settings.interval.scale(RECENT_INTERVALS, 1);
+        let primary = self.primary_mut();
+        let (streams, members) = (&primary.streams, &primary.members);
         let others = secondaries.iter().filter(|c| **c != copy && **c != me);
+        let others = others.filter(|other| members.heard_within(**other, context.now, recent));
         let reached: Vec<(Pair, CopyId)> = others
             .filter_map(|other| Some((streams.acknowledged(*other)?, *other)))
             .collect();
@@ -253,9 +324,10 @@ impl Replica {
             self.refuse_delta(&subscribe, out);
             return Ok(());
         }
-        self.primary_mut()
-            .deltas
-            .ask(&subscribe, since, context.now);
+        let (walks, end) = (self.settings.walks.clone(), self.visible);
+        let deltas = &mut self.primary_mut().deltas;
+        // Where there are too many it asks again.
+        deltas.ask(&walks, &subscribe, (since, end), context.now);
         self.go_on_with_delta(context, subscribe.copy, out)
     }
 
@@ -291,6 +363,15 @@ impl Replica {
         for copy in copies {
             self.go_on_with_delta(context, copy, out)?;
         }
+        let Role::Primary(primary) = &mut self.role else {
+            return Ok(());
+        };
+        for copy in primary.deltas.take_needless() {
+            if !Mutant::KeepAsking.on() {
+                let epoch = primary.epoch;
+                out.push(Effect::Unask(Ask::TooFarBehind { epoch, copy }));
+            }
+        }
         Ok(())
     }
 
@@ -322,6 +403,7 @@ impl Replica {
         if walk.state == State::Records {
             told = walk.asked.take();
             (walk.found.keys, walk.found.ids) = (BTreeSet::new(), BTreeMap::new());
+            walk.permit = None;
         }
         self.primary_mut().deltas.walks.insert(copy, walk);
         match told {
@@ -336,7 +418,7 @@ impl Replica {
 
     /// Reads the next piece of the log.
     fn read_log(&self, context: &Context<'_>, walk: &mut Walk) -> Result<(), StoreError> {
-        let (shard, generation, end) = (self.shard, self.live.generation, self.visible);
+        let (shard, generation, end) = (self.shard, self.live.generation, walk.end);
         let found = &mut walk.found;
         let next = found.upto.version.next();
         let records = context
@@ -412,7 +494,8 @@ impl Replica {
             let epoch = self.primary_mut().epoch;
             let waits = self.settings.interval.scale(SILENT_INTERVALS, 1);
             // The other candidate may have fallen back, or left, since this one asked.
-            if self.may_leave(copy) && context.now.since(since) <= waits {
+            if self.may_leave(context, copy) && context.now.since(since) <= waits {
+                self.primary_mut().deltas.asked.insert(copy);
                 out.push(Effect::Ask(Ask::TooFarBehind { epoch, copy }));
             } else {
                 walk.state = State::Records;

@@ -16,7 +16,7 @@ use understudy_protocol::effect::{Assignment, Caller, Effect, Input};
 use understudy_protocol::invariants::{Checked, Commit, Holder, Invariants};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings, Walks};
 use understudy_protocol::testing::Part;
 use understudy_protocol::time::{Duration, Instant};
 
@@ -64,6 +64,7 @@ impl World {
                 log_bytes: 64 * 1024 * 1024,
                 log_age: Duration::from_millis(3_600_000),
                 delta_records_min: DELTA_RECORDS_MIN,
+                walks: Walks::default(),
             },
             machines: BTreeMap::new(),
             network: BTreeMap::new(),
@@ -481,6 +482,10 @@ impl World {
             }
             Effect::Ask(ask) => {
                 self.say_outside(format!("  n{node} asks the managers {}", trace::ask(&ask)));
+            }
+            Effect::Unask(ask) => {
+                let what = trace::ask(&ask);
+                self.say_outside(format!("  n{node} no longer asks the managers {what}"));
             }
             Effect::Dropped { pair, request } => {
                 let id = trace::request_id(request);
