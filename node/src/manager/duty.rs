@@ -235,7 +235,8 @@ impl Worker {
                     let look = |tables: &Tables| {
                         let rows = tables.namespaces();
                         let rows = rows.filter(|row| namespace.is_empty() || row.name == namespace);
-                        self.controller.writers(rows.flat_map(|row| row.shard_ids()))
+                        self.controller
+                            .writers(rows.flat_map(|row| row.shard_ids()))
                     };
                     let _ = answer.send(self.group.view().look(look));
                 }

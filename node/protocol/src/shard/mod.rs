@@ -32,5 +32,5 @@ mod witness;
 
 pub use reads::Freshness;
 pub use replica::{LogView, ReadAnswer, ReadLevel, Replica, Settings};
-pub use walk::Walks;
 pub use scrub::{ScrubbedCopy, ScrubbedPage};
+pub use walk::Walks;

@@ -599,7 +599,9 @@ impl Applied {
             ) {
                 Ok(after) => after,
                 Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
-                Err(_) if rebuilding && side.is_rebuilt(self.shard, stored, &change.key)? => continue,
+                Err(_) if rebuilding && side.is_rebuilt(self.shard, stored, &change.key)? => {
+                    continue;
+                }
                 Err(_) => {
                     let what = format!(
                         "shard {}: an object is not as record {} found it",

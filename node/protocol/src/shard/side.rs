@@ -231,7 +231,9 @@ impl Side {
                 let after = match change.apply(before.clone(), record.pair, id) {
                     Ok(after) => after,
                     Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
-                    Err(_) if rebuilding && self.is_rebuilt(shard, stored, &change.key)? => continue,
+                    Err(_) if rebuilding && self.is_rebuilt(shard, stored, &change.key)? => {
+                        continue;
+                    }
                     Err(_) => return Err(not_as_found(shard, record.pair)),
                 };
                 self.overlay
