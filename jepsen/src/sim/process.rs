@@ -28,7 +28,7 @@ use understudy_protocol::invariants::{Commit, Holder};
 use understudy_protocol::pace::CopyPace;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings, Walks};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Replica, Settings};
 use understudy_protocol::store::Batch;
 use understudy_protocol::tables::{
     Answer as Told, BootId, Command, LaunchId, Refusal, Registration, ShardEntry,
@@ -1027,7 +1027,7 @@ fn settings() -> Settings {
         log_bytes: LOG_BYTES,
         log_age: Duration::from_millis(1_000),
         delta_records_min: DELTA_RECORDS_MIN,
-        walks: Walks::new(DELTA_WALKS_MAX),
+        delta_walks_max: DELTA_WALKS_MAX,
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Copies {
     /// Stepped since the last reports.
     changed: BTreeSet<ShardId>,
     writers: Writers,
+    /// The deltas that each shard makes, if it makes any.
+    walks: BTreeMap<ShardId, usize>,
 }
 
 /// What a step came to. The notices come first: a lease must not be claimed later than the process acts.
@@ -67,6 +69,7 @@ impl Copies {
             asks: BTreeMap::new(),
             changed: BTreeSet::new(),
             writers: Writers::default(),
+            walks: BTreeMap::new(),
         }
     }
 
@@ -130,7 +133,13 @@ impl Copies {
                 .extend(answered.into_iter().map(Notice::Withdraw));
         }
         let (quiet, before) = (matches!(input, Input::Tick), out.effects.len());
+        let walks: usize = self.walks.values().sum();
+        replica.set_walks_elsewhere(walks - self.walks.get(&shard).unwrap_or(&0));
         replica.step(context, input, &mut out.effects);
+        match replica.walks() {
+            0 => self.walks.remove(&shard),
+            walks => self.walks.insert(shard, walks),
+        };
         if !quiet || out.effects.len() > before {
             self.changed.insert(shard);
         }

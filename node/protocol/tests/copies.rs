@@ -8,7 +8,7 @@ use understudy_protocol::control::message::{self, Ask};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease, Unbounded};
 use understudy_protocol::request::{Op, Request};
-use understudy_protocol::shard::{Settings, Walks};
+use understudy_protocol::shard::Settings;
 use understudy_protocol::store::StoreError;
 use understudy_protocol::testing::{KnownClients, MemoryStore};
 use understudy_protocol::time::{Duration, Instant};
@@ -60,7 +60,7 @@ impl Process {
             interval: Duration::from_millis(100),
             log_bytes: 1 << 20,
             delta_records_min: 10_000,
-            walks: Walks::default(),
+            delta_walks_max: 8,
             log_age: Duration::from_millis(1_000),
         };
         Process {

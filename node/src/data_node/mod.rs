@@ -44,7 +44,7 @@ use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use understudy_proto::failure::Reason;
 use understudy_proto::limits::{
-    DELTA_RECORDS_MIN, INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX,
+    DELTA_RECORDS_MIN, DELTA_WALKS_MAX, INTERNAL_MESSAGE_BYTES_MAX, PUBLIC_MESSAGE_BYTES_MAX,
 };
 use understudy_proto::v1::naming_server::NamingServer as NamingService;
 use understudy_proto::v1::objects_server::ObjectsServer as ObjectsService;
@@ -54,7 +54,7 @@ use understudy_proto::v1::request_log_server::RequestLogServer as RequestLogServ
 use understudy_proto::{ClientId, ClusterId, ProcessId, RequestId, Revision, Sequence, StoreId};
 use understudy_protocol::control::NodeControl;
 use understudy_protocol::control::message::Condition;
-use understudy_protocol::shard::{Settings, Walks};
+use understudy_protocol::shard::Settings;
 use understudy_protocol::tables::{Address, BootId, LaunchId, NodeEntry, NodeState, Registration};
 use understudy_protocol::time::Duration as Length;
 
@@ -314,7 +314,7 @@ fn start(
             log_bytes: config.retention.log_bytes,
             log_age: Length::from_millis(config.retention.log_age_ms),
             delta_records_min: DELTA_RECORDS_MIN,
-            walks: Walks::default(),
+            delta_walks_max: DELTA_WALKS_MAX,
         },
         database: database.clone(),
         control: control.clone(),

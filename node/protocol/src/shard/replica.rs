@@ -9,7 +9,6 @@ use super::reads::{Read, Reads};
 use super::scrub::Wanted;
 use super::secondary::Secondary;
 use super::side::Side;
-use super::walk::Walks;
 use super::witness::Witness;
 use crate::effect::{
     Ask, Assignment, Caller, ClientSession, Context, Effect, HandOver, Input, Report, SealedCopy,
@@ -34,8 +33,8 @@ pub struct Settings {
     pub log_age: Duration,
     /// So many records a copy must be behind before a coalesced delta is thought of.
     pub delta_records_min: u64,
-    /// Shared by all replicas of a process.
-    pub walks: Walks,
+    /// So many deltas are made at a time, with those of the other shards that are driven together with this one.
+    pub delta_walks_max: usize,
 }
 
 /// Which read.
@@ -103,6 +102,7 @@ pub struct Replica {
     /// As in [`Report`].
     pub(super) followed: Epoch,
     broken: Option<StoreError>,
+    pub(super) walks_elsewhere: usize,
     pub(super) reads: Reads,
     pub(super) age: Age,
     pub(super) witness: Witness,
@@ -172,7 +172,13 @@ impl Replica {
             next_ask: now,
             followed: Epoch::ZERO,
             broken: None,
+            walks_elsewhere: 0,
         }
+    }
+
+    /// How many deltas the other shards make that are driven together with this one.
+    pub fn set_walks_elsewhere(&mut self, walks: usize) {
+        self.walks_elsewhere = walks;
     }
 
     /// The cluster's heartbeat interval, as the managers last told it.

@@ -18,10 +18,8 @@ use crate::time::Instant;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use understudy_proto::limits::{
-    COPY_CHUNK_BYTES_MAX, DELTA_BYTES_MAX, DELTA_ITEMS_PER_STEP, DELTA_READ_BYTES, DELTA_WALKS_MAX,
+    COPY_CHUNK_BYTES_MAX, DELTA_BYTES_MAX, DELTA_ITEMS_PER_STEP, DELTA_READ_BYTES,
 };
 use understudy_proto::{CopyId, Pair, RequestId};
 
@@ -31,45 +29,6 @@ const PATIENCE_INTERVALS: u64 = 50;
 const WORTH: u64 = 2;
 /// What a name costs in memory beside its bytes.
 const NAME_BYTES: usize = 64;
-
-/// How many walks a process may have under way, over all shards of which it is primary: what they remember is memory, and their
-/// steps are time on the threads that all writes go through.
-#[derive(Clone, Debug)]
-pub struct Walks {
-    under_way: Arc<AtomicUsize>,
-    most: usize,
-}
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct Permit(Arc<AtomicUsize>);
-
-impl Walks {
-    pub fn new(most: usize) -> Walks {
-        Walks {
-            under_way: Arc::default(),
-            most,
-        }
-    }
-
-    fn begin(&self) -> Option<Permit> {
-        let more = |walks: usize| (walks < self.most).then_some(walks + 1);
-        self.under_way.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Permit(self.under_way.clone()))
-    }
-}
-
-impl Default for Walks {
-    fn default() -> Walks {
-        Walks::new(DELTA_WALKS_MAX)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
 
 /// The deltas that a primary makes, by the copy that asked.
 #[derive(Debug, Default)]
@@ -96,8 +55,6 @@ struct Walk {
     since: Pair,
     /// The log is read up to here; what comes after it comes with the records.
     end: Pair,
-    /// `None`: it came to its end.
-    permit: Option<Permit>,
     /// The newest subscription that was not answered yet, and when one last came.
     asked: Option<Subscribe>,
     heard: Instant,
@@ -146,6 +103,11 @@ impl Deltas {
         }
     }
 
+    fn under_way(&self) -> usize {
+        let walks = self.walks.values();
+        walks.filter(|walk| walk.state != State::Records).count()
+    }
+
     /// A newer row, which answers all questions.
     pub fn on_row(&mut self, named: impl Fn(CopyId) -> bool) {
         self.walks.retain(|copy, _| named(*copy));
@@ -163,10 +125,10 @@ impl Deltas {
         needless
     }
 
-    /// Takes the subscription of a copy that wants a delta of the log from there to `end`.
+    /// Takes the subscription of a copy that wants a delta of the log from there to `end`, where there are not as many already.
     fn ask(
         &mut self,
-        walks: &Walks,
+        most: usize,
         subscribe: &Subscribe,
         (since, end): (Pair, Pair),
         now: Instant,
@@ -184,13 +146,12 @@ impl Deltas {
             }
             self.walks.remove(&subscribe.copy);
         }
-        let Some(permit) = walks.begin() else {
+        if self.under_way() >= most {
             return Offer::Later;
-        };
+        }
         let walk = Walk {
             since,
             end,
-            permit: Some(permit),
             asked: Some(subscribe.clone()),
             heard: now,
             found: Found {
@@ -281,9 +242,9 @@ impl Replica {
         if !self.may_leave(context, subscribe.copy) || !self.is_on_log(context, since)? {
             return Ok(Offer::Records);
         }
-        let (walks, end) = (self.settings.walks.clone(), self.visible);
+        let (most, end) = (self.walks_left(), self.visible);
         let deltas = &mut self.primary_mut().deltas;
-        Ok(deltas.ask(&walks, subscribe, (since, end), context.now))
+        Ok(deltas.ask(most, subscribe, (since, end), context.now))
     }
 
     /// A copy takes a delta as one that joins. Another candidate that answers and has nearly everything must be left.
@@ -306,6 +267,22 @@ impl Replica {
             .any(|(pair, other)| !self.is_far_behind(*pair, *other))
     }
 
+    /// How many deltas are being made here.
+    pub fn walks(&self) -> usize {
+        match &self.role {
+            Role::Primary(primary) => primary.deltas.under_way(),
+            _ => 0,
+        }
+    }
+
+    /// So many may be made of this shard: what they remember is memory, and their steps are time on the thread that all writes of
+    /// all its shards go through.
+    fn walks_left(&self) -> usize {
+        self.settings
+            .delta_walks_max
+            .saturating_sub(self.walks_elsewhere)
+    }
+
     /// What a copy says of its position is looked up.
     fn is_on_log(&self, context: &Context<'_>, pair: Pair) -> Result<bool, StoreError> {
         let inside = self.meta.live.base <= pair && pair <= self.visible;
@@ -324,10 +301,10 @@ impl Replica {
             self.refuse_delta(&subscribe, out);
             return Ok(());
         }
-        let (walks, end) = (self.settings.walks.clone(), self.visible);
+        let (most, end) = (self.walks_left(), self.visible);
         let deltas = &mut self.primary_mut().deltas;
         // Where there are too many it asks again.
-        deltas.ask(&walks, &subscribe, (since, end), context.now);
+        deltas.ask(most, &subscribe, (since, end), context.now);
         self.go_on_with_delta(context, subscribe.copy, out)
     }
 
@@ -403,7 +380,6 @@ impl Replica {
         if walk.state == State::Records {
             told = walk.asked.take();
             (walk.found.keys, walk.found.ids) = (BTreeSet::new(), BTreeMap::new());
-            walk.permit = None;
         }
         self.primary_mut().deltas.walks.insert(copy, walk);
         match told {

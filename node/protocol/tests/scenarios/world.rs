@@ -10,13 +10,13 @@ use super::{show, trace};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::failure::Failure;
-use understudy_proto::limits::DELTA_RECORDS_MIN;
+use understudy_proto::limits::{DELTA_RECORDS_MIN, DELTA_WALKS_MAX};
 use understudy_proto::{Epoch, NodeId, Pair};
 use understudy_protocol::effect::{Assignment, Caller, Effect, Input};
 use understudy_protocol::invariants::{Checked, Commit, Holder, Invariants};
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
-use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings, Walks};
+use understudy_protocol::shard::{Freshness, ReadAnswer, ReadLevel, Settings};
 use understudy_protocol::testing::Part;
 use understudy_protocol::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ impl World {
                 log_bytes: 64 * 1024 * 1024,
                 log_age: Duration::from_millis(3_600_000),
                 delta_records_min: DELTA_RECORDS_MIN,
-                walks: Walks::default(),
+                delta_walks_max: DELTA_WALKS_MAX,
             },
             machines: BTreeMap::new(),
             network: BTreeMap::new(),
