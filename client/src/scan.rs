@@ -6,13 +6,14 @@ use crate::anywhere::{self, Call, Idempotent};
 use crate::check;
 use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::object::Object;
+use crate::object::{Object, pair, wire_pair};
 use crate::read::ReadLevel;
 use crate::server::objects;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use std::collections::BTreeMap;
 use std::time::Duration;
-use understudy_proto::v1;
+use understudy_proto::{Pair, v1};
 
 /// One page of a scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +78,8 @@ impl Scan {
         self
     }
 
-    /// `Primary`, `Any` or `Bounded`, for each shard's part of a page by itself.
+    /// How fresh each shard's part of a page has to be, by itself. `Session`: what this session saw of the shard, and what the scan
+    /// itself saw in its earlier pages; or `Forked`.
     pub fn level(mut self, level: ReadLevel) -> Scan {
         self.request.level = level.wire().into();
         self.request.staleness_ms = level.staleness_ms();
@@ -115,11 +117,28 @@ impl Scan {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         request.deadline_ms = (left.as_millis() as u32).max(1);
         let call = Call::new(shared.any_server(Some(&route)), deadline, Idempotent::Read);
+        let session = request.level() == v1::ReadLevel::Session;
+        let tokens = self.namespace.tokens();
+        let shards = match request.shard {
+            Some(index) => index..index.saturating_add(1),
+            None => 0..route.shard_count(),
+        };
+        let saw = shards.map(|index| (index, tokens.pairs(index)));
+        let saw = saw.filter(|(_, pairs)| session && !pairs.is_empty());
+        let saw: BTreeMap<u32, Vec<Pair>> = saw.collect();
+        let wire = |pairs: &[Pair]| v1::SessionTokens {
+            pairs: pairs.iter().copied().map(wire_pair).collect(),
+        };
+        request.tokens = saw.iter().map(|(i, pairs)| (*i, wire(pairs))).collect();
         let answer = anywhere::call(shared, call, move |channel| {
             let request = request.clone();
             async move { objects(channel).scan(request).await }
         })
         .await?;
+        for (index, reached) in &answer.tokens {
+            let asked = saw.get(index).map_or(&[][..], Vec::as_slice);
+            tokens.settle(*index, asked, pair(Some(*reached)));
+        }
         self.done = answer.page_token.is_empty();
         self.request.page_token = answer.page_token.clone();
         Ok(Some(Page {

@@ -256,6 +256,7 @@ async fn a_scan_asks_for_a_page_again_elsewhere_and_joins_the_pages() {
             } else {
                 "".into()
             },
+            tokens: Default::default(),
         })
     });
     let shop = client(&[&server]).await.namespace("shop");
@@ -272,6 +273,35 @@ async fn a_scan_asks_for_a_page_again_elsewhere_and_joins_the_pages() {
         .collect();
     assert_eq!(keys, ["a", "b", "c"]);
     assert!(server.seen(|seen| seen.scans.len()) >= 2);
+}
+
+#[tokio::test]
+async fn a_session_scan_asks_for_what_was_seen_and_notes_what_it_saw() {
+    let server = Fake::start().await;
+    server.route(route(1, &[1], &[&server], &[]));
+    server.on_scan(|request| {
+        let version = if request.page_token.is_empty() { 7 } else { 9 };
+        Ok(v1::ScanResponse {
+            tokens: [(0, v1::Pair { epoch: 2, version })].into(),
+            page_token: if version == 7 {
+                "more".into()
+            } else {
+                "".into()
+            },
+            ..Default::default()
+        })
+    });
+    let shop = client(&[&server]).await.namespace("shop");
+    let mut any = shop.scan().level(ReadLevel::Any);
+    any.next_page().await.expect("a page");
+    let mut scan = shop.scan().level(ReadLevel::Session);
+    while scan.next_page().await.expect("a page").is_some() {}
+    assert_eq!(shop.token(0), understudy_proto::Pair::new(2, 9));
+    let asked = server.seen(|seen| {
+        let saw = |scan: &v1::ScanRequest| scan.tokens.get(&0).map(|saw| saw.pairs[0].version);
+        seen.scans.iter().map(saw).collect::<Vec<_>>()
+    });
+    assert_eq!(asked, [None, Some(7), Some(7)]);
 }
 
 #[tokio::test]

@@ -10,7 +10,9 @@ use understudy_client::ReadLevel;
 use understudy_node::cli::faults::wait_whole;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::objects_client::ObjectsClient;
-use understudy_proto::v1::{Pair, ReadLevel as Level, ReadRequest, ReadResponse, ScanRequest};
+use understudy_proto::v1::{
+    Pair, ReadLevel as Level, ReadRequest, ReadResponse, ScanRequest, SessionTokens,
+};
 
 const NODES: u16 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +34,18 @@ fn session(token: Pair) -> ReadRequest {
         token: Some(token),
         deadline_ms: 10_000,
         ..question(Level::Session)
+    }
+}
+
+fn session_scan(token: Pair) -> ScanRequest {
+    let pairs = vec![token];
+    ScanRequest {
+        namespace: NAMESPACE.to_string(),
+        level: Level::Session.into(),
+        deadline_ms: 10_000,
+        shard: Some(0),
+        tokens: [(0, SessionTokens { pairs })].into(),
+        ..ScanRequest::default()
     }
 }
 
@@ -97,7 +111,15 @@ async fn copies_answer_what_they_can_promise_and_refuse_the_rest() {
             let answer = read(&endpoint, session(token)).await.unwrap();
             assert_eq!(answer.node, node.node);
             assert!(reads(&answer, &value), "{answer:?}");
+            let mut objects = ObjectsClient::connect(endpoint).await.unwrap();
+            let page = objects.scan(session_scan(token)).await.unwrap();
+            let page = page.into_inner();
+            assert_eq!(page.objects[0].pair, Some(token), "{page:?}");
+            assert!(page.tokens[&0].version >= token.version, "{page:?}");
         }
+        let own = shop.scan().level(ReadLevel::Session).next_page().await;
+        let own = own.unwrap().unwrap();
+        assert_eq!(own.objects[0].value().unwrap(), value.as_str());
         let get = shop.get("k").level(ReadLevel::Session).await.unwrap();
         assert_eq!(get.unwrap().value().unwrap(), value.as_str());
     }
@@ -164,6 +186,12 @@ async fn copies_answer_what_they_can_promise_and_refuse_the_rest() {
             },
         );
         assert_eq!(refused.await.unwrap_err().reason, Reason::CopyBehind);
+        let refused = objects.scan(ScanRequest {
+            deadline_ms: 100,
+            ..session_scan(ahead)
+        });
+        let refused = Failure::from_status(&refused.await.unwrap_err()).unwrap();
+        assert_eq!(refused.reason, Reason::CopyBehind);
     }
 
     cluster.signal(&primary_name, Signal::CONT).unwrap();

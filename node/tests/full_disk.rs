@@ -1,5 +1,5 @@
-//! A node whose disk gets full, a small file system of its own, under load: its primaries move away and no write fails, its
-//! copies go on answering, and with room again it is as good as before. Capability B06.
+//! A node whose disk gets full, or fails, a small file system of its own, under load: its primaries move away and no write fails,
+//! its copies go on answering, and with room again, or started anew on a sound disk, it is as good as before. Capability B06.
 
 mod load;
 
@@ -33,12 +33,8 @@ impl Disk {
         std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
         let size = format!("size={DISK_MIB}m");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(at);
-        let output = mount.output().map_err(|error| error.to_string())?;
-        match output.status.success() {
-            true => Ok(Disk(at.to_path_buf())),
-            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_string()),
-        }
+        done(mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(at))?;
+        Ok(Disk(at.to_path_buf()))
     }
 
     fn free_mib(&self) -> u64 {
@@ -46,12 +42,11 @@ impl Disk {
         (room.f_bavail * room.f_frsize) >> 20
     }
 
-    fn fill(&self) -> PathBuf {
+    /// Until so much is left. What does not fit any more is not written.
+    fn fill_to(&self, left_mib: u64) -> PathBuf {
         let filler = self.0.join("filler");
         let mut file = File::create(&filler).unwrap();
-        while self.free_mib() > LEFT_MIB {
-            file.write_all(&[1; 1 << 20]).unwrap();
-        }
+        while self.free_mib() > left_mib && file.write_all(&[1; 1 << 20]).is_ok() {}
         filler
     }
 }
@@ -60,6 +55,49 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: a process that is still ending may hold files on it.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A file system that says that it has room, on a device that has less: writes that are new to the device fail once what is
+/// below it is full.
+struct FailingDisk {
+    // Dropped in this order.
+    top: Disk,
+    below: Disk,
+}
+
+impl FailingDisk {
+    fn mount(at: &Path, below: &Path) -> Result<FailingDisk, String> {
+        let below = Disk::mount(below)?;
+        let image = below.0.join("image");
+        let file = File::create(&image).map_err(|error| error.to_string())?;
+        let long = file.set_len((8 * DISK_MIB) << 20);
+        long.map_err(|error| error.to_string())?;
+        let mut make = Command::new("mkfs.ext4");
+        // Without a journal, so that one failed write does not end the whole file system.
+        make.args(["-q", "-F", "-O", "^has_journal", "-E", "nodiscard"]);
+        done(make.arg(&image))?;
+        std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
+        done(
+            Command::new("mount")
+                .args(["-o", "loop"])
+                .arg(&image)
+                .arg(at),
+        )?;
+        let top = Disk(at.to_path_buf());
+        Ok(FailingDisk { top, below })
+    }
+
+    fn fail(&self) -> PathBuf {
+        self.below.fill_to(0)
+    }
+}
+
+fn done(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_string()),
     }
 }
 
@@ -77,18 +115,12 @@ async fn until_primaries(client: &Client, node: u64, so: impl Fn(usize) -> bool)
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "starts real processes; run by the gate's live part"]
-async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again_with_room() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = match Disk::mount(&folder.path().join(VICTIM)) {
-        Ok(disk) => disk,
-        Err(why) => return println!("skipped: no small file system can be mounted here: {why}"),
-    };
+/// A cluster whose nodes keep their data in there, with its namespace; and the victim, which is the primary of some shards.
+async fn cluster_in(folder: &Path) -> (LocalCluster, Client, u64) {
     let shape = Shape {
         port_base: 0,
         executable: Some(PathBuf::from(env!("CARGO_BIN_EXE_understudy"))),
-        ..Shape::new(1, NODES, folder.path())
+        ..Shape::new(1, NODES, folder)
     };
     let mut cluster = LocalCluster::start(&shape).unwrap();
     cluster.wait_ready(PATIENCE).await.unwrap();
@@ -109,26 +141,21 @@ async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again
     let nodes = client.cluster().nodes().await.unwrap().nodes;
     let node = nodes.iter().find(|node| node.name == VICTIM).unwrap().node;
     until_primaries(&client, node, |its| its > 0).await;
-    let load = Load::start(&client, NAMESPACE);
-    load.some_more(200).await;
+    (cluster, client, node)
+}
 
-    let filler = disk.fill();
-    until_primaries(&client, node, |its| its == 0).await;
-    load.some_more(500).await;
-    let endpoint = cluster.member(VICTIM).unwrap().endpoint();
-    let at_it = Client::connect([endpoint]).await.unwrap();
-    let read = at_it.namespace(NAMESPACE).get("0/0").level(ReadLevel::Any);
-    assert!(read.await.unwrap().is_some(), "its copies still answer");
-
-    std::fs::remove_file(filler).unwrap();
-    // Whoever is asked too early says that it may not take a primary.
+/// Until the node takes a primary back; whoever is asked too early says that it may not.
+async fn take_one_back(client: &Client, node: u64) {
     let began = Instant::now();
     while let Err(refused) = client.cluster().transfer(NAMESPACE, 0, Some(node)).await {
         assert!(began.elapsed() < PATIENCE, "{refused}");
         sleep(Duration::from_millis(200)).await;
     }
-    until_primaries(&client, node, |its| its > 0).await;
-    load.some_more(500).await;
+    until_primaries(client, node, |its| its > 0).await;
+}
+
+/// Ends the load, and counts.
+async fn all_is_there(client: &Client, load: Load) {
     let written = load.end().await;
     let mut there = 0;
     let mut scan = client.namespace(NAMESPACE).scan().page_size(10_000);
@@ -136,6 +163,74 @@ async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again
         there += page.objects.len() as u64;
     }
     assert_eq!(there, written, "every acknowledged write is there");
+}
+
+async fn its_copies_answer(cluster: &LocalCluster) {
+    let endpoint = cluster.member(VICTIM).unwrap().endpoint();
+    let at_it = Client::connect([endpoint]).await.unwrap();
+    let read = at_it.namespace(NAMESPACE).get("0/0").level(ReadLevel::Any);
+    assert!(read.await.unwrap().is_some(), "its copies still answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts real processes; run by the gate's live part"]
+async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again_with_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = match Disk::mount(&folder.path().join(VICTIM)) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: no small file system can be mounted here: {why}"),
+    };
+    let (cluster, client, node) = cluster_in(folder.path()).await;
+    let load = Load::start(&client, NAMESPACE);
+    load.some_more(200).await;
+
+    let filler = disk.fill_to(LEFT_MIB);
+    until_primaries(&client, node, |its| its == 0).await;
+    load.some_more(500).await;
+    its_copies_answer(&cluster).await;
+
+    std::fs::remove_file(filler).unwrap();
+    take_one_back(&client, node).await;
+    load.some_more(500).await;
+    all_is_there(&client, load).await;
+    assert_eq!(cluster.stop().await, Vec::<String>::new());
+    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts real processes; run by the gate's live part"]
+async fn a_node_whose_disk_fails_gives_its_primaries_away_and_is_whole_again_on_a_sound_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let below = folder.path().join("below");
+    let disk = match FailingDisk::mount(&folder.path().join(VICTIM), &below) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: no failing file system can be mounted here: {why}"),
+    };
+    let (mut cluster, client, node) = cluster_in(folder.path()).await;
+    let load = Load::start(&client, NAMESPACE);
+    load.some_more(200).await;
+
+    let room = disk.top.free_mib();
+    let filler = disk.fail();
+    until_primaries(&client, node, |its| its == 0).await;
+    assert!(
+        room > 7 * DISK_MIB && disk.top.free_mib() > 7 * DISK_MIB,
+        "it says that it has room"
+    );
+    load.some_more(500).await;
+    its_copies_answer(&cluster).await;
+
+    // The disk is sound again, and the process starts anew: what the disk lost it gets from the others.
+    std::fs::remove_file(filler).unwrap();
+    cluster.kill(VICTIM).await.unwrap();
+    cluster.restart(VICTIM).unwrap();
+    cluster.wait_member_ready(VICTIM, PATIENCE).await.unwrap();
+    wait_whole(&client, u32::from(NODES), PATIENCE)
+        .await
+        .unwrap();
+    take_one_back(&client, node).await;
+    load.some_more(500).await;
+    all_is_there(&client, load).await;
     assert_eq!(cluster.stop().await, Vec::<String>::new());
     drop(disk);
 }

@@ -13,6 +13,8 @@ use understudy_proto::v1::agent_client::AgentClient;
 use understudy_proto::v1::{AgentProcess, ListProcessesRequest};
 
 const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// The longest pause before a restart.
+const RESTART_MOST_MS: i64 = 1_000;
 
 /// The agent's process, and where it is asked.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ impl LocalAgent {
             ("admin", format!("127.0.0.1:{}", ports.admin)),
         ];
         let listen = listen.map(|(key, address)| (key.to_string(), text(address)));
+        let restart = Table::from_iter([("most_ms".to_string(), Value::Integer(RESTART_MOST_MS))]);
         let config: Table = [
             ("data_dir", text(folder.join("agent").display().to_string())),
             (
@@ -55,6 +58,8 @@ impl LocalAgent {
             ),
             ("stop_with_agent", Value::Boolean(true)),
             ("stop_timeout_ms", Value::Integer(3_000)),
+            // What is ended here is ended on purpose, again and again: the next end must not find it still waiting.
+            ("restart", Value::Table(restart)),
             ("processes", Value::Table(commands.collect())),
             ("listen", Value::Table(listen.into_iter().collect())),
         ]

@@ -132,6 +132,36 @@ impl Collector for StoreMetrics {
                 &node.judged.discarded,
             ),
             (
+                "reads_primary",
+                "Reads answered by primaries here under their lease",
+                &node.served.primary,
+            ),
+            (
+                "reads_session",
+                "Reads answered by copies here for sessions",
+                &node.served.session,
+            ),
+            (
+                "reads_bounded",
+                "Reads answered by copies here within a bound of age",
+                &node.served.bounded,
+            ),
+            (
+                "reads_any",
+                "Reads answered by copies here as they were",
+                &node.served.any,
+            ),
+            (
+                "reads_behind",
+                "Session and bounded reads for which a copy here was too old until their deadline",
+                &node.served.behind,
+            ),
+            (
+                "reads_forked",
+                "Session reads that were told that a failover cut off what they saw",
+                &node.served.forked,
+            ),
+            (
                 "scrub_objects",
                 "Objects of primaries that were compared with the other copies",
                 &node.compared.objects,

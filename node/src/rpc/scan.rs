@@ -9,23 +9,71 @@ use crate::clock;
 use crate::shard::{ReadResponder, ShardView, Wanted};
 use crate::storage::ObjectRange;
 use bytes::Bytes;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use understudy_proto::failure::{Applied, Failure, Reason};
-use understudy_proto::limits::{SCAN_PAGE_BYTES_MAX, SCAN_PAGE_OBJECTS_MAX};
+use understudy_proto::limits::{SCAN_PAGE_BYTES_MAX, SCAN_PAGE_OBJECTS_MAX, SESSION_TOKENS_MAX};
 use understudy_proto::{Pair, ShardId, v1};
 use understudy_protocol::conflict::RESERVED_PREFIX;
-use understudy_protocol::shard::{ReadLevel, branch};
+use understudy_protocol::shard::{Freshness, ReadLevel, branch};
 use understudy_protocol::tables::Namespace;
 use understudy_protocol::time::Duration as Length;
 
 /// Objects of a page when the caller does not say.
 const DEFAULT_LIMIT: usize = 1_000;
+/// So much of the time a copy here may wait until it is fresh enough, before the primary is asked.
+const OWN_PART: u64 = 4;
 
-/// What one shard gave: objects in key order, and whether there are more.
+/// What one shard gave: objects in key order, whether there are more, and the state that they are of.
 struct Part {
+    index: u32,
     objects: Vec<v1::Object>,
     done: bool,
+    token: Option<v1::Pair>,
+}
+
+/// How fresh each part has to be.
+enum Level {
+    Now(ReadLevel),
+    Session,
+    Bounded(Freshness),
+}
+
+impl Level {
+    fn of(asked: &v1::ScanRequest) -> Result<Level, Failure> {
+        let level = match asked.level() {
+            v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => Level::Now(ReadLevel::Primary),
+            v1::ReadLevel::Any => Level::Now(ReadLevel::Any),
+            v1::ReadLevel::Bounded => Level::Bounded(bounded(asked.staleness_ms)?),
+            v1::ReadLevel::Session => Level::Session,
+        };
+        let most = asked.tokens.values().map(|tokens| tokens.pairs.len()).max();
+        match most {
+            Some(most) if most > SESSION_TOKENS_MAX => {
+                Err(Failure::too_large("tokens", most, SESSION_TOKENS_MAX))
+            }
+            _ => Ok(level),
+        }
+    }
+
+    fn of_shard(&self, asked: &v1::ScanRequest, index: u32) -> Wanted {
+        let freshness = match self {
+            Level::Now(level) => return Wanted::Now(*level),
+            Level::Bounded(freshness) => freshness.clone(),
+            Level::Session => {
+                let saw = asked.tokens.get(&index);
+                let saw = saw.into_iter().flat_map(|tokens| &tokens.pairs);
+                Freshness::Session(saw.map(|pair| wire::to_pair(Some(*pair))).collect())
+            }
+        };
+        let wait = wire::deadline_ms(asked.deadline_ms);
+        let wait = match asked.shard {
+            Some(_) => wait,
+            // Then the primary is asked.
+            None => wait / OWN_PART,
+        };
+        Wanted::Fresh(freshness, clock::now() + Length::from_millis(wait))
+    }
 }
 
 pub(super) async fn run(
@@ -33,28 +81,16 @@ pub(super) async fn run(
     asked: v1::ScanRequest,
 ) -> Result<v1::ScanResponse, Failure> {
     let namespace = server.namespace(&asked.namespace)?;
-    let level = match asked.level() {
-        v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => Wanted::Now(ReadLevel::Primary),
-        v1::ReadLevel::Any => Wanted::Now(ReadLevel::Any),
-        v1::ReadLevel::Bounded => {
-            let limit = Length::from_millis(wire::deadline_ms(asked.deadline_ms));
-            Wanted::Fresh(bounded(asked.staleness_ms)?, clock::now() + limit)
-        }
-        v1::ReadLevel::Session => {
-            return Err(Failure::field(
-                "level",
-                "a scan reads at level PRIMARY, ANY or BOUNDED",
-            ));
-        }
-    };
+    let level = Level::of(&asked)?;
     let limit = match asked.limit as usize {
         0 => DEFAULT_LIMIT,
         limit => limit.min(SCAN_PAGE_OBJECTS_MAX),
     };
     let shards = shards(&namespace, asked.shard)?;
-    let parts = shards
-        .into_iter()
-        .map(|(index, shard)| part(server, &asked, index, shard, level.clone(), limit));
+    let parts = shards.into_iter().map(|(index, shard)| {
+        let wanted = level.of_shard(&asked, index);
+        part(server, &asked, index, shard, wanted, limit)
+    });
     let parts = futures::future::join_all(parts)
         .await
         .into_iter()
@@ -83,29 +119,36 @@ async fn part(
     level: Wanted,
     limit: usize,
 ) -> Result<Part, Failure> {
-    match here(server, asked, shard, level, limit).await {
+    let began = Instant::now();
+    match here(server, asked, index, shard, level, limit).await {
         Err(failure)
-            if matches!(failure.reason, Reason::NotPrimary | Reason::Starting)
-                && asked.shard.is_none() =>
+            if matches!(
+                failure.reason,
+                Reason::NotPrimary | Reason::Starting | Reason::CopyBehind
+            ) && asked.shard.is_none() =>
         {
             let Some(primary) = server.node.other_primary(shard) else {
                 return Err(server.node.with_primary(shard, failure));
             };
+            let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
+            let wait = wait.saturating_sub(began.elapsed());
             let request = v1::ScanRequest {
                 shard: Some(index),
                 limit: limit as u32,
+                deadline_ms: (wait.as_millis() as u32).max(1),
                 ..asked.clone()
             };
             let mut client = server.node.objects_client(primary)?;
-            let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
             let page = forwarded(wait, client.scan(request)).await;
             let page = page.map_err(|failure| Failure {
                 applied: Applied::No,
                 ..failure
             })?;
             Ok(Part {
+                index,
                 done: page.page_token.is_empty(),
                 objects: page.objects,
+                token: page.tokens.get(&index).copied(),
             })
         }
         Err(failure) => Err(server.node.with_primary(shard, failure)),
@@ -116,11 +159,12 @@ async fn part(
 async fn here(
     server: &ObjectsServer,
     asked: &v1::ScanRequest,
+    index: u32,
     shard: ShardId,
     level: Wanted,
     limit: usize,
 ) -> Result<Part, Failure> {
-    // A bounded scan waits as a read of no keys does; from then on the copy only has to keep what it had.
+    // A bounded or session scan waits as a read of no keys does; from then on the copy only has to keep what it had.
     let (level, reached) = match level {
         Wanted::Now(level) => (level, None),
         fresh => (ReadLevel::Any, Some(freshened(server, shard, fresh).await?)),
@@ -140,39 +184,34 @@ async fn here(
     };
     let after = (!asked.page_token.is_empty()).then(|| asked.page_token.clone());
     let database = server.node.database.clone();
-    let generation = view.log.generation;
     let reading = tokio::task::spawn_blocking(move || {
-        database.scan(
-            shard,
-            generation,
-            &range,
-            after.as_deref(),
-            limit,
-            SCAN_PAGE_BYTES_MAX,
-        )
+        database.scan(shard, &range, after.as_deref(), limit, SCAN_PAGE_BYTES_MAX)
     });
-    let page = reading
+    let scanned = reading
         .await
         .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
-    let page = page.map_err(|error| Failure::no(Reason::StorageFailed, error.to_string()))?;
-    // Under the lease, also after the values were read; and from the generation that is still the live one.
-    let after = server.node.host.view(shard, level).await?;
-    let log = &after.log;
-    let kept = |pair| branch::holds(&log.epoch_starts, log.durable, pair);
-    if log.generation != generation || !reached.is_none_or(kept) {
+    let scanned = scanned.map_err(|error| Failure::no(Reason::StorageFailed, error.to_string()))?;
+    // Under the lease, also after the values were read; and from the generation that is still the live one. What is on the disk may
+    // not be known to the replica yet.
+    let log = server.node.host.view(shard, level).await?.log;
+    let end = log.durable.max(scanned.position);
+    let kept = |pair| branch::holds(&log.epoch_starts, end, pair);
+    let has = reached.unwrap_or(Pair::ZERO);
+    let whole = has <= scanned.position && kept(has) && kept(scanned.position);
+    if log.generation != scanned.generation || !whole {
         return Err(Failure::no(
             Reason::Starting,
             "the copy was rebuilt meanwhile, or gave back a tail; ask again",
         ));
     }
-    let objects = page
-        .items
-        .into_iter()
-        .map(|(key, object)| wire::object(&key, object))
-        .collect();
+    let items = scanned.page.items.into_iter();
     Ok(Part {
-        objects,
-        done: page.done,
+        index,
+        objects: items
+            .map(|(key, object)| wire::object(&key, object))
+            .collect(),
+        done: scanned.page.done,
+        token: Some(wire::pair(scanned.position)),
     })
 }
 
@@ -223,6 +262,9 @@ fn merge(parts: Vec<Part>, limit: usize, keys_only: bool) -> v1::ScanResponse {
         .filter_map(|part| part.objects.last())
         .map(|o| o.key.clone())
         .min();
+    let tokens = parts.iter();
+    let tokens = tokens.filter_map(|part| Some((part.index, part.token?)));
+    let tokens = tokens.collect();
     let mut all: Vec<v1::Object> = parts.into_iter().flat_map(|part| part.objects).collect();
     all.sort_by(|a, b| a.key.cmp(&b.key));
     let total = all.len();
@@ -255,5 +297,6 @@ fn merge(parts: Vec<Part>, limit: usize, keys_only: bool) -> v1::ScanResponse {
     v1::ScanResponse {
         objects: all,
         page_token,
+        tokens,
     }
 }

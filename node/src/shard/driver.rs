@@ -8,6 +8,7 @@ use super::judged::Judged;
 use super::mailbox::Mailbox;
 use super::pace::NodePace;
 use super::responder::{ReadResponder, Responder};
+use super::served::{Asked, Served};
 use crate::clock;
 use crate::peers::Peers;
 use crate::storage::{Database, Report as StoreReport, Sink, State, Submitter, Writer};
@@ -53,6 +54,8 @@ pub struct Outside {
     pub broken: OnBroken,
     /// Counts what becomes of orphans.
     pub judged: Arc<Judged>,
+    /// Counts reads.
+    pub served: Arc<Served>,
 }
 
 /// What can be asked of a thread.
@@ -131,7 +134,7 @@ enum Waiting {
     /// With the site that it comes from, if that is to be counted.
     Write(Responder, Option<Box<str>>),
     Seal(oneshot::Sender<SealedCopy>),
-    Read(ReadResponder),
+    Read(ReadResponder, Asked),
     Scrub(oneshot::Sender<Result<ScrubbedPage, Failure>>),
 }
 
@@ -265,12 +268,20 @@ impl Driver {
                 keys,
                 wanted,
                 responder,
-            } => match wanted {
-                Wanted::Now(level) => responder.send(self.read(shard, &keys, level)),
-                Wanted::Fresh(freshness, deadline) => {
-                    self.fresh_read(shard, keys, freshness, deadline, responder);
+            } => {
+                let asked = Asked::from(&wanted);
+                match wanted {
+                    Wanted::Now(level) => {
+                        let answer = self.read(shard, &keys, level);
+                        self.outside.served.note(asked, &answer);
+                        responder.send(answer);
+                    }
+                    Wanted::Fresh(freshness, deadline) => {
+                        let waiting = Waiting::Read(responder, asked);
+                        self.fresh_read(shard, keys, freshness, deadline, waiting);
+                    }
                 }
-            },
+            }
             Command::Message {
                 shard,
                 from,
@@ -433,13 +444,15 @@ impl Driver {
         keys: Vec<Bytes>,
         freshness: Freshness,
         deadline: Instant,
-        responder: ReadResponder,
+        waiting: Waiting,
     ) {
         if let Some(failure) = self.unknown(shard) {
-            responder.send(Err(failure));
+            if let Waiting::Read(responder, _) = waiting {
+                responder.send(Err(failure));
+            }
             return;
         }
-        let caller = self.caller(Waiting::Read(responder));
+        let caller = self.caller(waiting);
         let input = Input::Read {
             caller,
             keys,
@@ -456,7 +469,7 @@ impl Driver {
         answer: Result<ReadAnswer, Failure>,
         as_primary: bool,
     ) {
-        let Some(Waiting::Read(responder)) = self.waiting.remove(&caller.0) else {
+        let Some(Waiting::Read(responder, asked)) = self.waiting.remove(&caller.0) else {
             return;
         };
         // The lease is checked again after the values were read.
@@ -466,7 +479,9 @@ impl Driver {
             }
             _ => Ok(()),
         };
-        responder.send(checked.and(answer));
+        let answer = checked.and(answer);
+        self.outside.served.note(asked, &answer);
+        responder.send(answer);
     }
 
     fn view(&self, shard: ShardId, level: ReadLevel) -> Result<ShardView, Failure> {

@@ -17,5 +17,5 @@ mod reached;
 
 pub use open::{Database, OpenError, Options};
 pub use progress::Progress;
-pub use reader::{ObjectRange, Sizes};
+pub use reader::{ObjectRange, Scanned, Sizes};
 pub use writer::{Clock, Hook, Report, Sink, Stage, State, Submitter, WriteFailure, Writer};

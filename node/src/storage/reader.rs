@@ -24,6 +24,15 @@ pub struct ObjectRange {
     pub end: Option<Bytes>,
 }
 
+/// A page of a scan, and the state that it is of.
+#[derive(Debug)]
+pub struct Scanned {
+    pub page: Page<(Bytes, Object)>,
+    pub generation: Generation,
+    /// The objects of the page hold the log up to here, no more and no less.
+    pub position: Pair,
+}
+
 /// Bytes on disk, about: what is still in memory or dead and not yet compacted is not counted exactly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sizes {
@@ -151,39 +160,55 @@ impl Database {
         Ok(count)
     }
 
-    /// Objects of a range after a key, until so many bytes or objects are reached.
+    /// Objects of a range of the live generation after a key, until so many bytes or objects are reached, and where the copy stood
+    /// at the same moment.
     pub fn scan(
         &self,
         shard: ShardId,
-        generation: Generation,
         range: &ObjectRange,
         after: Option<&[u8]>,
         objects_max: usize,
         bytes_max: usize,
-    ) -> Result<Page<(Bytes, Object)>, StoreError> {
-        let mut within = keys::starting_with(&keys::object(shard, generation, &range.prefix));
-        let start = keys::object(shard, generation, &range.start);
-        within.from = within.from.max(start);
-        if let Some(end) = &range.end {
-            within.to = within.to.min(keys::object(shard, generation, end));
+    ) -> Result<Scanned, StoreError> {
+        let snapshot = self.db.snapshot();
+        let meta_key = keys::meta(shard);
+        let meta = snapshot
+            .get_pinned_cf(self.family(Family::Meta), meta_key)
+            .map_err(|e| read_error(Family::Meta, &meta_key, &e))?;
+        let meta = match meta {
+            Some(bytes) => Meta::decode(&Bytes::copy_from_slice(&bytes))
+                .map_err(|e| corrupt(Family::Meta, &meta_key, e))?,
+            None => Meta::empty(),
+        };
+        let generation = meta.live.generation;
+        let log = keys::of_generation(shard, generation);
+        let mut log = snapshot.raw_iterator_cf_opt(self.family(Family::Log), bounds(&log, true));
+        log.seek_to_last();
+        let end = match current(&log, Family::Log)? {
+            Some((key, value)) => decode_record(shard, key, value)?.pair,
+            None => meta.live.base,
+        };
+        let mut page = Page {
+            items: Vec::new(),
+            done: true,
+        };
+        if let Some(within) = within(shard, generation, range, after) {
+            let options = bounds(&within, false);
+            let iterator = snapshot.raw_iterator_cf_opt(self.family(Family::Objects), options);
+            page = take_page(
+                iterator,
+                Family::Objects,
+                bytes_max,
+                objects_max,
+                read_object,
+            )?;
         }
-        if let Some(key) = after {
-            let next = keys::after(&keys::object(shard, generation, key));
-            within.from = within.from.max(next);
-        }
-        if within.from >= within.to {
-            return Ok(Page {
-                items: Vec::new(),
-                done: true,
-            });
-        }
-        self.page(
-            Family::Objects,
-            &within,
-            bytes_max,
-            objects_max,
-            read_object,
-        )
+        Ok(Scanned {
+            page,
+            generation,
+            // in_sync: the objects hold the log up to the commit point.
+            position: meta.live.applied.unwrap_or(end),
+        })
     }
 
     /// How much the parts of a shard take on disk.
@@ -228,38 +253,73 @@ impl Database {
         Ok(current(&iterator, family)?.map(|(key, _)| key.to_vec()))
     }
 
-    /// `fill`: whether what is read may push other blocks out of the cache.
     fn iterator(&self, family: Family, range: &KeyRange, fill: bool) -> DBRawIterator<'_> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(range.from.clone());
-        options.set_iterate_upper_bound(range.to.clone());
-        options.fill_cache(fill);
-        self.db.raw_iterator_cf_opt(self.family(family), options)
+        self.db
+            .raw_iterator_cf_opt(self.family(family), bounds(range, fill))
     }
 
-    /// Takes items while they fit; `read` gives an item and its bytes.
     fn page<T>(
         &self,
         family: Family,
         range: &KeyRange,
         bytes_max: usize,
         items_max: usize,
-        mut read: impl FnMut(&[u8], &[u8]) -> Result<(usize, T), StoreError>,
+        read: impl FnMut(&[u8], &[u8]) -> Result<(usize, T), StoreError>,
     ) -> Result<Page<T>, StoreError> {
-        let mut budget = PageBudget::new(bytes_max);
-        let mut items = Vec::new();
-        let mut iterator = self.iterator(family, range, false);
-        iterator.seek_to_first();
-        while let Some((key, value)) = current(&iterator, family)? {
-            let (bytes, item) = read(key, value)?;
-            if !budget.takes(bytes) || items.len() == items_max {
-                return Ok(Page { items, done: false });
-            }
-            items.push(item);
-            iterator.next();
-        }
-        Ok(Page { items, done: true })
+        let iterator = self.iterator(family, range, false);
+        take_page(iterator, family, bytes_max, items_max, read)
     }
+}
+
+/// `fill`: whether what is read may push other blocks out of the cache.
+fn bounds(range: &KeyRange, fill: bool) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(range.from.clone());
+    options.set_iterate_upper_bound(range.to.clone());
+    options.fill_cache(fill);
+    options
+}
+
+/// Takes items while they fit; `read` gives an item and its bytes.
+fn take_page<T>(
+    mut iterator: DBRawIterator<'_>,
+    family: Family,
+    bytes_max: usize,
+    items_max: usize,
+    mut read: impl FnMut(&[u8], &[u8]) -> Result<(usize, T), StoreError>,
+) -> Result<Page<T>, StoreError> {
+    let mut budget = PageBudget::new(bytes_max);
+    let mut items = Vec::new();
+    iterator.seek_to_first();
+    while let Some((key, value)) = current(&iterator, family)? {
+        let (bytes, item) = read(key, value)?;
+        if !budget.takes(bytes) || items.len() == items_max {
+            return Ok(Page { items, done: false });
+        }
+        items.push(item);
+        iterator.next();
+    }
+    Ok(Page { items, done: true })
+}
+
+/// The stored keys of a range after a key; `None`: there are none.
+fn within(
+    shard: ShardId,
+    generation: Generation,
+    range: &ObjectRange,
+    after: Option<&[u8]>,
+) -> Option<KeyRange> {
+    let mut within = keys::starting_with(&keys::object(shard, generation, &range.prefix));
+    let start = keys::object(shard, generation, &range.start);
+    within.from = within.from.max(start);
+    if let Some(end) = &range.end {
+        within.to = within.to.min(keys::object(shard, generation, end));
+    }
+    if let Some(key) = after {
+        let next = keys::after(&keys::object(shard, generation, key));
+        within.from = within.from.max(next);
+    }
+    (within.from < within.to).then_some(within)
 }
 
 impl Stored for Database {
@@ -336,7 +396,13 @@ impl Stored for Database {
         bytes_max: usize,
     ) -> Result<Page<(Bytes, Object)>, StoreError> {
         let all = ObjectRange::default();
-        self.scan(shard, generation, &all, after, usize::MAX, bytes_max)
+        match within(shard, generation, &all, after) {
+            Some(within) => self.page(Family::Objects, &within, bytes_max, usize::MAX, read_object),
+            None => Ok(Page {
+                items: Vec::new(),
+                done: true,
+            }),
+        }
     }
 
     fn dedup_after(

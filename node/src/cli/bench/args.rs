@@ -29,6 +29,8 @@ pub enum Kind {
     EchoServer(EchoArgs),
     /// How a node catches up that missed many updates of few objects, and in how many bytes
     CatchUp(CatchUpArgs),
+    /// How long it takes until many writes that a failover cut off are recorded again
+    Reconcile(ReconcileArgs),
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -185,6 +187,18 @@ pub struct CatchUpArgs {
     /// Requests that each client has on the way at once
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub in_flight: u32,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct ReconcileArgs {
+    /// Acknowledged writes that only one node has when it dies
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub orphans: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub value_size: u32,
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }

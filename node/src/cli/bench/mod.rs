@@ -13,6 +13,7 @@ mod keys;
 mod load;
 mod measured;
 mod memory;
+mod reconcile;
 
 pub use args::Args;
 
@@ -37,6 +38,7 @@ pub async fn run(args: Args) -> Ended {
             Some(Kind::Failover(args)) => failover::run(args).await,
             Some(Kind::Memory(args)) => memory::run(args).await,
             Some(Kind::CatchUp(args)) => catch_up::run(args).await,
+            Some(Kind::Reconcile(args)) => reconcile::run(args).await,
             Some(Kind::EchoServer(args)) => floor::echo::serve(args).await,
         }
     };
