@@ -1,6 +1,6 @@
-//! A conflict on real processes: a secondary that is down misses a write, its primary is killed, and on the new branch somebody else
+//! Conflicts on real processes: a secondary that is down misses a write, its primary is killed, and on the new branch somebody else
 //! writes the object. What comes back is a conflict; it is listed, shown and decided by command, once, and a retry of the decision is told
-//! what was decided.
+//! what was decided. Where a namespace wants it, what comes back is held for a person, or discarded, though nobody touched the object.
 //!
 //! Capabilities A21, B18.
 
@@ -11,9 +11,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use understudy_client::{Client, Settings};
-use understudy_node::cli::cluster_processes::{LocalCluster, MemberRole};
+use understudy_node::cli::cluster_processes::{LocalCluster, MemberRole, http_get};
 use understudy_node::cli::faults::wait_whole;
 use understudy_proto::v1::NamespacePolicy;
+use understudy_proto::v1::namespace_policy::CutOff;
 
 const NODES: u16 = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,12 +25,24 @@ struct Asked {
     stderr: String,
 }
 
-/// Runs `understudy conflicts ...` on the namespace.
 fn ask(cluster: &LocalCluster, args: &[&str]) -> Asked {
+    ask_in(cluster, "orders", args)
+}
+
+/// Runs `understudy conflicts ...` on the namespace.
+fn ask_in(cluster: &LocalCluster, namespace: &str, args: &[&str]) -> Asked {
     let out = Command::new(env!("CARGO_BIN_EXE_understudy"))
         .args(["conflicts"])
         .args(args)
-        .args(["-n", "orders", "-o", "json", "--deadline-ms", "30000", "-e"])
+        .args([
+            "-n",
+            namespace,
+            "-o",
+            "json",
+            "--deadline-ms",
+            "30000",
+            "-e",
+        ])
         .arg(cluster.endpoints().join(","))
         .output()
         .unwrap();
@@ -44,26 +57,7 @@ fn ask(cluster: &LocalCluster, args: &[&str]) -> Asked {
 #[ignore = "starts real processes; run by the gate's live part"]
 async fn a_conflict_is_listed_shown_and_decided_once() {
     let (mut cluster, _folder) = real::cluster(1, NODES, &[]).await;
-    let settings = Settings {
-        deadline: PATIENCE,
-        ..Settings::default()
-    };
-    let client = Client::connect_with(cluster.endpoints(), settings)
-        .await
-        .unwrap();
-    let policy = NamespacePolicy {
-        shards: 1,
-        copies: u32::from(NODES),
-        ..NamespacePolicy::default()
-    };
-    client
-        .cluster()
-        .create_namespace("orders", policy, false)
-        .await
-        .unwrap();
-    wait_whole(&client, u32::from(NODES), PATIENCE)
-        .await
-        .unwrap();
+    let client = with_namespaces(&cluster, &[("orders", CutOff::Unspecified)]).await;
     assert_eq!(
         ask(&cluster, &["list"]).document,
         json!({ "conflicts": [], "more": false, "unserved_shards": [] })
@@ -74,13 +68,7 @@ async fn a_conflict_is_listed_shown_and_decided_once() {
 
     // The primary is alone with a write, and dies.
     let primary = name_of(&cluster, &client, before.primary.0).await;
-    let other = cluster
-        .members()
-        .iter()
-        .find(|member| member.role == MemberRole::Node && member.name != primary)
-        .unwrap()
-        .name
-        .clone();
+    let other = other_node(&cluster, &primary);
     cluster.kill(&other).await.unwrap();
     let cut_off = orders.put("x", "cut off").await.unwrap();
     cluster.kill(&primary).await.unwrap();
@@ -161,6 +149,116 @@ async fn a_conflict_is_listed_shown_and_decided_once() {
     assert_eq!(again.document["duplicate"], json!(true), "{}", again.stderr);
     assert_eq!(value(&orders).await, "cut off");
     assert_eq!(cluster.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts real processes; run by the gate's live part"]
+async fn what_was_cut_off_is_held_or_discarded_where_the_namespace_wants_that() {
+    let (mut cluster, _folder) = real::cluster(1, NODES, &[]).await;
+    let policies = [
+        ("applied", CutOff::ReapplyIfUnchanged),
+        ("held", CutOff::Hold),
+        ("discarded", CutOff::Discard),
+    ];
+    let client = with_namespaces(&cluster, &policies).await;
+    let spaces = policies.map(|(name, _)| client.namespace(name));
+    let first = spaces[0].put("x", "before").copies(1).await.unwrap();
+    let primary = name_of(&cluster, &client, first.primary.0).await;
+    let other = other_node(&cluster, &primary);
+    for (name, _) in policies {
+        let moved = client.cluster().transfer(name, 0, Some(first.primary.0));
+        // The first one is there already.
+        let _ = moved.await;
+    }
+    for space in &spaces {
+        let before = space.put("x", "before").copies(1).await.unwrap();
+        assert_eq!((before.primary, before.copies_durable), (first.primary, 1));
+    }
+
+    // The primary of all is alone with one write to each, and dies; nobody else writes x.
+    cluster.kill(&other).await.unwrap();
+    let mut cut_off = Vec::new();
+    for space in &spaces {
+        cut_off.push(space.put("x", "cut off").await.unwrap());
+    }
+    cluster.kill(&primary).await.unwrap();
+    cluster.restart(&other).unwrap();
+    cluster.wait_member_ready(&other, PATIENCE).await.unwrap();
+    for space in &spaces {
+        space.put("y", "here").await.unwrap();
+    }
+    cluster.restart(&primary).unwrap();
+    cluster.wait_member_ready(&primary, PATIENCE).await.unwrap();
+    let judged = ["applied", "conflicts", "discarded"];
+    until_judged(&cluster, &other, &judged).await;
+
+    let mut values = Vec::new();
+    for (space, cut_off) in spaces.iter().zip(&cut_off) {
+        let retried = space.put("x", "cut off").request_id(cut_off.request_id);
+        let retried = retried.await.unwrap();
+        assert!(retried.duplicate, "nothing runs again: {retried:?}");
+        values.push(value(space).await);
+    }
+    assert_eq!(values, ["cut off", "before", "before"]);
+    let held = ask_in(&cluster, "held", &["list"]).document;
+    let id = format!("0/{}@{}", cut_off[1].request_id, cut_off[1].pair);
+    assert_eq!(held["conflicts"][0]["id"], json!(id), "{held}");
+    assert_eq!(held["conflicts"].as_array().unwrap().len(), 1);
+    for name in ["applied", "discarded"] {
+        let none = ask_in(&cluster, name, &["list"]).document;
+        assert_eq!(none["conflicts"], json!([]));
+    }
+    assert_eq!(cluster.stop().await, Vec::<String>::new());
+}
+
+/// Of one shard each, whole.
+async fn with_namespaces(cluster: &LocalCluster, names: &[(&str, CutOff)]) -> Client {
+    let settings = Settings {
+        deadline: PATIENCE,
+        ..Settings::default()
+    };
+    let client = Client::connect_with(cluster.endpoints(), settings)
+        .await
+        .unwrap();
+    for (name, cut_off) in names {
+        let policy = NamespacePolicy {
+            shards: 1,
+            copies: u32::from(NODES),
+            cut_off: (*cut_off).into(),
+            ..NamespacePolicy::default()
+        };
+        let made = client.cluster().create_namespace(name, policy, false).await;
+        made.unwrap();
+    }
+    wait_whole(&client, u32::from(NODES), PATIENCE)
+        .await
+        .unwrap();
+    client
+}
+
+fn other_node(cluster: &LocalCluster, than: &str) -> String {
+    let mut members = cluster.members().iter();
+    let other = members.find(|m| m.role == MemberRole::Node && m.name != than);
+    other.unwrap().name.clone()
+}
+
+/// Until the node counted one of each.
+async fn until_judged(cluster: &LocalCluster, node: &str, each: &[&str]) {
+    let began = Instant::now();
+    loop {
+        let admin = cluster.member(node).unwrap().ports.admin;
+        let (_, text) = http_get(admin, "/metrics").await.unwrap();
+        let one = |what: &&str| {
+            let line = format!("understudy_orphans_{what}_total 1");
+            text.lines().any(|found| found == line)
+        };
+        if each.iter().all(one) {
+            return;
+        }
+        let found: Vec<&str> = text.lines().filter(|l| l.contains("orphans_")).collect();
+        assert!(began.elapsed() < PATIENCE, "{found:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn value(orders: &understudy_client::Namespace) -> String {
