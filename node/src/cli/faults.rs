@@ -1,12 +1,13 @@
-//! Faults on a local cluster under load, and how long clients felt them: a primary's process killed, the manager leader's
-//! process killed.
+//! Faults on a local cluster under load, and how long clients felt them: a primary's process killed or frozen, a primary handed
+//! over, the manager leader's process killed.
 //!
-//! A gap begins just before SIGKILL is sent and ends when a client holds an acknowledgement of another primary: for the
+//! A gap begins just before the fault and ends when a client holds an acknowledgement of another primary: for the
 //! first of the shards that lost theirs, and for the last.
 
 use super::local::Local;
 use super::pulse::Pulse;
 use anyhow::{Context, bail};
+use rustix::process::Signal;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use understudy_proto::v1::ShardInfo;
 /// How often the managers are asked while something is awaited.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// A primary's process was killed.
+/// A primary's process was killed or frozen, or a primary was handed over.
 #[derive(Clone, Debug, Serialize)]
 pub struct PrimaryLoss {
     pub server: String,
@@ -33,6 +34,8 @@ pub struct PrimaryLoss {
     pub gap_ms: f64,
     /// Those that were not, in the time that was given.
     pub not_back: Vec<u32>,
+    /// The longest time of one shard between the last acknowledgement of the old primary and the first of the new one.
+    pub pause_ms: f64,
 }
 
 /// The manager leader's process was killed.
@@ -126,12 +129,55 @@ pub async fn kill_primary(
     pulse: &Pulse,
     patience: Duration,
 ) -> anyhow::Result<PrimaryLoss> {
-    pulse.start_timing(NodeId(victim.id), &victim.shards);
-    let at = pulse.now();
+    let at = begin(pulse, &victim);
     local.kill(&victim.server, victim.pid).await?;
     for name in start {
         local.restart(name)?;
     }
+    felt(victim, at, pulse, patience).await
+}
+
+/// Stops a primary's process (SIGSTOP) without ending it, and waits likewise. It stays so.
+pub async fn freeze_primary(
+    local: &Local,
+    victim: Victim,
+    pulse: &Pulse,
+    patience: Duration,
+) -> anyhow::Result<PrimaryLoss> {
+    let at = begin(pulse, &victim);
+    local.signal(&victim.server, Signal::STOP)?;
+    felt(victim, at, pulse, patience).await
+}
+
+/// Hands the first of the victim's shards over to another copy, as a person does.
+pub async fn transfer_primary(
+    client: &Client,
+    namespace: &str,
+    mut victim: Victim,
+    pulse: &Pulse,
+    patience: Duration,
+) -> anyhow::Result<PrimaryLoss> {
+    victim.shards.truncate(1);
+    let shard = *victim.shards.first().context("it is no primary")?;
+    let at = begin(pulse, &victim);
+    // Some acknowledgements of the old one, for the pause to begin at.
+    tokio::time::sleep(ASK_EVERY).await;
+    client.cluster().transfer(namespace, shard, None).await?;
+    felt(victim, at, pulse, patience).await
+}
+
+fn begin(pulse: &Pulse, victim: &Victim) -> Duration {
+    pulse.start_timing(NodeId(victim.id), &victim.shards);
+    pulse.now()
+}
+
+/// Until each of its shards was acknowledged by another one.
+async fn felt(
+    victim: Victim,
+    at: Duration,
+    pulse: &Pulse,
+    patience: Duration,
+) -> anyhow::Result<PrimaryLoss> {
     let began = Instant::now();
     while began.elapsed() < patience && !pulse.timing().is_some_and(|timed| timed.complete()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -156,6 +202,7 @@ pub async fn kill_primary(
         first_gap_ms: gaps.iter().copied().reduce(f64::min).unwrap_or(longest),
         gap_ms: longest,
         not_back,
+        pause_ms: timed.longest_pause().map_or(longest, milliseconds),
     })
 }
 

@@ -5,6 +5,7 @@
 
 use super::cluster_processes::{LocalCluster, Member, MemberRole, Shape};
 use anyhow::Context;
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -125,6 +126,11 @@ impl Local {
     /// SIGKILL: the process gets no chance to say good-bye. `pid`: from `pid_of`.
     pub async fn kill(&mut self, name: &str, pid: u32) -> anyhow::Result<()> {
         Ok(self.processes.kill_known(name, pid).await?)
+    }
+
+    /// To a process that this one started.
+    pub fn signal(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
+        Ok(self.processes.signal(name, signal)?)
     }
 
     /// Tells one process to end, which it does cleanly.

@@ -3,6 +3,7 @@
 //! The demo's timeline, the gaps of a failover and the bench read it. Clients only count here; they never wait for one
 //! another beyond an atomic, or a short lock while a fault is being timed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,11 +33,23 @@ pub struct Pulse {
 pub struct Timed {
     lost: NodeId,
     back: Vec<(u32, Option<Duration>)>,
+    /// When the lost one acknowledged each of them last.
+    last: BTreeMap<u32, Duration>,
 }
 
 impl Timed {
     pub fn complete(&self) -> bool {
         self.back.iter().all(|(_, back)| back.is_some())
+    }
+
+    /// The longest time between the last acknowledgement of the lost one and the first of another, over the shards that were
+    /// acknowledged by both.
+    pub fn longest_pause(&self) -> Option<Duration> {
+        let pauses = self.back.iter().filter_map(|(shard, back)| {
+            let last = self.last.get(shard)?;
+            Some(back.as_ref()?.saturating_sub(*last))
+        });
+        pauses.max()
     }
 
     /// When each shard was back, since the start; `None`: not yet.
@@ -102,7 +115,8 @@ impl Pulse {
     /// From now on, note when each of these shards is acknowledged by another node than the lost one.
     pub fn start_timing(&self, lost: NodeId, shards: &[u32]) {
         let back = shards.iter().map(|shard| (*shard, None)).collect();
-        *self.timed() = Some(Timed { lost, back });
+        let last = BTreeMap::new();
+        *self.timed() = Some(Timed { lost, back, last });
         self.timing.store(true, Ordering::Release);
     }
 
@@ -147,9 +161,13 @@ impl Pulse {
 
     fn time(&self, shard: u32, primary: NodeId, now: Duration) {
         let mut timed = self.timed();
-        let Some(timed) = timed.as_mut().filter(|timed| timed.lost != primary) else {
+        let Some(timed) = timed.as_mut() else {
             return;
         };
+        if timed.lost == primary {
+            timed.last.insert(shard, now);
+            return;
+        }
         let entry = timed.back.iter_mut().find(|(known, _)| *known == shard);
         if let Some((_, back)) = entry {
             back.get_or_insert(now);
@@ -176,7 +194,13 @@ mod tests {
         assert!(!timed.complete());
         assert!(timed.back()[0].1.is_none() && timed.back()[1].1.is_some());
         pulse.acknowledged(0, NodeId(3));
-        assert!(pulse.stop_timing().expect("it was started").complete());
+        let timed = pulse.stop_timing().expect("it was started");
+        assert!(timed.complete());
+        // Of shard 1 the lost one acknowledged nothing, so there is no pause to tell.
+        let last = timed.back()[0]
+            .1
+            .map(|back| back >= timed.longest_pause().unwrap());
+        assert_eq!(last, Some(true));
         assert_eq!(pulse.total(), 3);
     }
 }

@@ -29,6 +29,8 @@ pub enum Kind {
     EchoServer(EchoArgs),
     /// How a node catches up that missed many updates of few objects, and in how many bytes
     CatchUp(CatchUpArgs),
+    /// How long after its acknowledgement a write can be read at the other copies
+    Lag(LagArgs),
     /// How long it takes until many writes that a failover cut off are recorded again
     Reconcile(ReconcileArgs),
 }
@@ -139,13 +141,17 @@ pub struct FloorArgs {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct FailoverArgs {
-    /// How often a primary's process is killed
+    /// What happens to the primary of most shards: its process is killed, or frozen until the others took over; or one of its
+    /// shards is handed over
+    #[arg(long, value_enum, default_value_t = Fault::Kill)]
+    pub fault: Fault,
+    /// How often
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub faults: u32,
     /// How often the manager leader's process is killed
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub leader_faults: u32,
-    /// An agent starts the nodes, reports the end of each at once, and restarts it
+    /// An agent starts the nodes, reports the end of each at once, and restarts it; not for frozen processes
     #[arg(long)]
     pub agent: bool,
     #[command(flatten)]
@@ -156,6 +162,22 @@ pub struct FailoverArgs {
     /// Requests a second over all clients
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fault {
+    Kill,
+    Freeze,
+    Transfer,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct LagArgs {
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Writes of other keys that go on meanwhile. Without --rate the peak is measured first, and half of it is the rate
+    #[command(flatten)]
+    pub plan: PlanArgs,
 }
 
 #[derive(clap::Args, Clone, Debug)]

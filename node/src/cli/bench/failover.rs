@@ -1,6 +1,7 @@
-//! `understudy bench failover`: processes killed under load, one after the other, and how long the clients felt each.
+//! `understudy bench failover`: processes killed or frozen under load, or primaries handed over, one after the other, and how long
+//! the clients felt each.
 
-use super::args::FailoverArgs;
+use super::args::{FailoverArgs, Fault};
 use super::keys::value;
 use super::start_with;
 use crate::cli::faults::{self, LeaderLoss, PrimaryLoss};
@@ -8,6 +9,7 @@ use crate::cli::local::Local;
 use crate::cli::pulse::Pulse;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rustix::process::Signal;
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -36,6 +38,8 @@ struct Failovers {
     /// Over the primaries: until the first of the lost shards was acknowledged again, and until the last was.
     first_gap_ms: Spread,
     gap_ms: Spread,
+    /// Between the last acknowledgement of the old primary and the first of the new one.
+    pause_ms: Spread,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -71,6 +75,10 @@ fn at_most(sorted: &[f64], percent: usize) -> f64 {
 }
 
 pub async fn run(args: &FailoverArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !(args.agent && args.fault == Fault::Freeze),
+        "an agent's processes cannot be frozen from here: leave --agent out"
+    );
     let (mut local, client) = start_with(&args.cluster, NAMESPACE, args.agent).await?;
     let shards = client.namespace(NAMESPACE).route().await?.shard_count();
     // The timeline is not looked at.
@@ -130,11 +138,22 @@ async fn kill_and_restart(
     let mut primaries = Vec::new();
     for _ in 0..args.faults {
         let victim = faults::busiest_primary(local, client, NAMESPACE).await?;
-        let loss = faults::kill_primary(local, victim, &[], pulse, PATIENCE).await?;
+        let loss = match args.fault {
+            Fault::Kill => faults::kill_primary(local, victim, &[], pulse, PATIENCE).await?,
+            Fault::Freeze => faults::freeze_primary(local, victim, pulse, PATIENCE).await?,
+            Fault::Transfer => {
+                faults::transfer_primary(client, NAMESPACE, victim, pulse, PATIENCE).await?
+            }
+        };
         if shown {
             eprintln!("{}: {:.0} ms", loss.server, loss.gap_ms);
         }
-        restart(local, &loss.server, client, nodes).await?;
+        match args.fault {
+            Fault::Kill => local.restart(&loss.server)?,
+            Fault::Freeze => local.signal(&loss.server, Signal::CONT)?,
+            Fault::Transfer => {}
+        }
+        rest(client, nodes).await?;
         primaries.push(loss);
     }
     let mut leaders = Vec::new();
@@ -147,12 +166,14 @@ async fn kill_and_restart(
                 loss.server, loss.gap_ms
             );
         }
-        restart(local, &loss.server, client, nodes).await?;
+        local.restart(&loss.server)?;
+        rest(client, nodes).await?;
         leaders.push(loss);
     }
     Ok(Failovers {
         first_gap_ms: Spread::of(primaries.iter().map(|loss| loss.first_gap_ms).collect()),
         gap_ms: Spread::of(primaries.iter().map(|loss| loss.gap_ms).collect()),
+        pause_ms: Spread::of(primaries.iter().map(|loss| loss.pause_ms).collect()),
         primaries,
         leaders,
         acknowledged: pulse.total(),
@@ -160,8 +181,7 @@ async fn kill_and_restart(
     })
 }
 
-async fn restart(local: &mut Local, name: &str, client: &Client, nodes: u32) -> anyhow::Result<()> {
-    local.restart(name)?;
+async fn rest(client: &Client, nodes: u32) -> anyhow::Result<()> {
     faults::wait_whole(client, nodes, PATIENCE).await?;
     tokio::time::sleep(CALM).await;
     Ok(())
@@ -176,14 +196,18 @@ fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
         "{:<42} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "", "least ms", "median ms", "p90 ms", "p99 ms", "most ms"
     );
+    let what = match args.fault {
+        Fault::Kill => "primary killed",
+        Fault::Freeze => "primary frozen",
+        Fault::Transfer => "primary handed over",
+    };
     let rows = [
-        (
-            "primary killed, its first shard back",
-            &failovers.first_gap_ms,
-        ),
-        ("primary killed, all its shards back", &failovers.gap_ms),
+        ("its first shard back", &failovers.first_gap_ms),
+        ("all its shards back", &failovers.gap_ms),
+        ("longest pause of one", &failovers.pause_ms),
     ];
-    for (name, spread) in rows {
+    for (felt, spread) in rows {
+        let name = format!("{what}, {felt}");
         let Spread {
             least,
             median,
@@ -200,7 +224,7 @@ fn print(args: &FailoverArgs, failovers: &Failovers) -> anyhow::Result<()> {
         );
     }
     println!(
-        "{} writes acknowledged, {} failed, {} primaries killed",
+        "{} writes acknowledged, {} failed, {} times",
         failovers.acknowledged,
         failovers.failed_writes,
         failovers.primaries.len()

@@ -10,6 +10,7 @@ mod cpu;
 mod failover;
 mod floor;
 mod keys;
+mod lag;
 mod load;
 mod measured;
 mod memory;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> Ended {
             Some(Kind::Failover(args)) => failover::run(args).await,
             Some(Kind::Memory(args)) => memory::run(args).await,
             Some(Kind::CatchUp(args)) => catch_up::run(args).await,
+            Some(Kind::Lag(args)) => lag::run(args).await,
             Some(Kind::Reconcile(args)) => reconcile::run(args).await,
             Some(Kind::EchoServer(args)) => floor::echo::serve(args).await,
         }
