@@ -114,8 +114,7 @@ impl Scan {
         check::name("namespace", self.namespace.name()).map_err(Error::Invalid)?;
         let route = self.namespace.cache().get(shared, deadline).await?;
         let mut request = self.request.clone();
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        request.deadline_ms = (left.as_millis() as u32).max(1);
+        let attempt = shared.settings.attempt_timeout;
         let call = Call::new(shared.any_server(Some(&route)), deadline, Idempotent::Read);
         let session = request.level() == v1::ReadLevel::Session;
         let tokens = self.namespace.tokens();
@@ -131,7 +130,9 @@ impl Scan {
         };
         request.tokens = saw.iter().map(|(i, pairs)| (*i, wire(pairs))).collect();
         let answer = anywhere::call(shared, call, move |channel| {
-            let request = request.clone();
+            let mut request = request.clone();
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            request.deadline_ms = (left.min(attempt).as_millis() as u32).max(1);
             async move { objects(channel).scan(request).await }
         })
         .await?;

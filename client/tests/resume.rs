@@ -280,14 +280,14 @@ async fn a_session_scan_asks_for_what_was_seen_and_notes_what_it_saw() {
     let server = Fake::start().await;
     server.route(route(1, &[1], &[&server], &[]));
     server.on_scan(|request| {
-        let version = if request.page_token.is_empty() { 7 } else { 9 };
+        let (epoch, version, page_token) = match (request.level(), request.page_token.is_empty()) {
+            (v1::ReadLevel::Session, true) => (2, 8, "more"),
+            (v1::ReadLevel::Session, false) => (2, 9, ""),
+            _ => (1, 7, "more"),
+        };
         Ok(v1::ScanResponse {
-            tokens: [(0, v1::Pair { epoch: 2, version })].into(),
-            page_token: if version == 7 {
-                "more".into()
-            } else {
-                "".into()
-            },
+            tokens: [(0, v1::Pair { epoch, version })].into(),
+            page_token: page_token.into(),
             ..Default::default()
         })
     });
@@ -298,10 +298,12 @@ async fn a_session_scan_asks_for_what_was_seen_and_notes_what_it_saw() {
     while scan.next_page().await.expect("a page").is_some() {}
     assert_eq!(shop.token(0), understudy_proto::Pair::new(2, 9));
     let asked = server.seen(|seen| {
-        let saw = |scan: &v1::ScanRequest| scan.tokens.get(&0).map(|saw| saw.pairs[0].version);
+        let versions = |saw: &v1::SessionTokens| saw.pairs.iter().map(|p| p.version).collect();
+        let saw = |scan: &v1::ScanRequest| scan.tokens.get(&0).map_or(Vec::new(), versions);
         seen.scans.iter().map(saw).collect::<Vec<_>>()
     });
-    assert_eq!(asked, [None, Some(7), Some(7)]);
+    // The answer that had all of them stands for them.
+    assert_eq!(asked, [vec![], vec![7], vec![8]]);
 }
 
 #[tokio::test]

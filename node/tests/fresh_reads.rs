@@ -7,11 +7,14 @@ mod serving;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use understudy_client::ReadLevel;
+use understudy_node::cli::cluster_processes::MemberRole;
 use understudy_node::cli::faults::wait_whole;
 use understudy_proto::failure::{Failure, Reason};
+use understudy_proto::v1::namespace_policy::Mode;
 use understudy_proto::v1::objects_client::ObjectsClient;
 use understudy_proto::v1::{
-    Pair, ReadLevel as Level, ReadRequest, ReadResponse, ScanRequest, SessionTokens,
+    NamespacePolicy, Pair, ReadLevel as Level, ReadRequest, ReadResponse, ScanRequest,
+    SessionTokens,
 };
 
 const NODES: u16 = 3;
@@ -86,6 +89,65 @@ async fn becomes_fresh(endpoint: &str, staleness_ms: u32) -> ReadResponse {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "starts real processes; run by the gate's live part"]
+async fn scans_of_an_in_sync_shard_are_answered_while_others_write() {
+    let (cluster, _folder, client) = serving::cluster(1, NODES, NAMESPACE, 1).await;
+    let policy = NamespacePolicy {
+        mode: Mode::InSync.into(),
+        copies: u32::from(NODES),
+        shards: 1,
+        ..NamespacePolicy::default()
+    };
+    let made = client.cluster().create_namespace("strict", policy, false);
+    made.await.unwrap();
+    wait_whole(&client, u32::from(NODES), PATIENCE)
+        .await
+        .unwrap();
+    let strict = client.namespace("strict");
+    let writing = tokio::spawn({
+        let strict = strict.clone();
+        async move {
+            for round in 0..400 {
+                strict.put("k", format!("v{round}")).await.unwrap();
+            }
+        }
+    });
+    let endpoints = cluster
+        .members()
+        .iter()
+        .filter(|m| m.role == MemberRole::Node);
+    let endpoints: Vec<String> = endpoints.map(|member| member.endpoint()).collect();
+    let mut scans = 0;
+    while !writing.is_finished() {
+        for endpoint in &endpoints {
+            let mut objects = ObjectsClient::connect(endpoint.clone()).await.unwrap();
+            let answer = objects.scan(ScanRequest {
+                namespace: "strict".to_string(),
+                level: Level::Bounded.into(),
+                staleness_ms: 60_000,
+                shard: Some(0),
+                ..ScanRequest::default()
+            });
+            answer.await.unwrap();
+            scans += 1;
+        }
+        let own = strict.scan().level(ReadLevel::Session).next_page();
+        assert!(own.await.unwrap().is_some());
+    }
+    writing.await.unwrap();
+    assert!(scans > 3, "{scans}");
+    let mut hostile = ObjectsClient::connect(endpoints[0].clone()).await.unwrap();
+    let refused = hostile.scan(ScanRequest {
+        namespace: "strict".to_string(),
+        tokens: (0..100).map(|i| (i, SessionTokens::default())).collect(),
+        ..ScanRequest::default()
+    });
+    let refused = Failure::from_status(&refused.await.unwrap_err()).unwrap();
+    assert_eq!(refused.reason, Reason::FieldInvalid);
+    assert_eq!(cluster.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts real processes; run by the gate's live part"]
 async fn copies_answer_what_they_can_promise_and_refuse_the_rest() {
     let (cluster, _folder, client) = serving::cluster(1, NODES, NAMESPACE, 1).await;
     let nodes = client.cluster().nodes().await.unwrap().nodes;
@@ -108,14 +170,14 @@ async fn copies_answer_what_they_can_promise_and_refuse_the_rest() {
         };
         for node in &nodes {
             let (_, endpoint) = endpoint(node.node);
-            let answer = read(&endpoint, session(token)).await.unwrap();
-            assert_eq!(answer.node, node.node);
-            assert!(reads(&answer, &value), "{answer:?}");
-            let mut objects = ObjectsClient::connect(endpoint).await.unwrap();
+            let mut objects = ObjectsClient::connect(endpoint.clone()).await.unwrap();
             let page = objects.scan(session_scan(token)).await.unwrap();
             let page = page.into_inner();
             assert_eq!(page.objects[0].pair, Some(token), "{page:?}");
             assert!(page.tokens[&0].version >= token.version, "{page:?}");
+            let answer = read(&endpoint, session(token)).await.unwrap();
+            assert_eq!(answer.node, node.node);
+            assert!(reads(&answer, &value), "{answer:?}");
         }
         let own = shop.scan().level(ReadLevel::Session).next_page().await;
         let own = own.unwrap().unwrap();

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
-use understudy_client::{Client, ReadLevel};
+use understudy_client::Client;
 use understudy_node::cli::cluster_processes::{LocalCluster, Shape};
 use understudy_node::cli::faults::wait_whole;
 use understudy_node::cli::local::patient_client;
-use understudy_proto::v1::NamespacePolicy;
+use understudy_proto::v1::objects_client::ObjectsClient;
+use understudy_proto::v1::{NamespacePolicy, ReadLevel, ReadRequest};
 
 const NODES: u16 = 3;
 const SHARDS: u32 = 6;
@@ -165,11 +166,19 @@ async fn all_is_there(client: &Client, load: Load) {
     assert_eq!(there, written, "every acknowledged write is there");
 }
 
-async fn its_copies_answer(cluster: &LocalCluster) {
+async fn its_copies_answer(cluster: &LocalCluster, node: u64) {
     let endpoint = cluster.member(VICTIM).unwrap().endpoint();
-    let at_it = Client::connect([endpoint]).await.unwrap();
-    let read = at_it.namespace(NAMESPACE).get("0/0").level(ReadLevel::Any);
-    assert!(read.await.unwrap().is_some(), "its copies still answer");
+    let mut at_it = ObjectsClient::connect(endpoint).await.unwrap();
+    let read = at_it.read(ReadRequest {
+        namespace: NAMESPACE.to_string(),
+        keys: vec!["0/0".into()],
+        level: ReadLevel::Any.into(),
+        refuse_forwarding: true,
+        ..ReadRequest::default()
+    });
+    let answer = read.await.unwrap().into_inner();
+    assert_eq!(answer.node, node, "its copies still answer");
+    assert!(answer.objects[0].object.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +196,7 @@ async fn a_node_with_a_full_disk_gives_its_primaries_away_and_takes_writes_again
     let filler = disk.fill_to(LEFT_MIB);
     until_primaries(&client, node, |its| its == 0).await;
     load.some_more(500).await;
-    its_copies_answer(&cluster).await;
+    its_copies_answer(&cluster, node).await;
 
     std::fs::remove_file(filler).unwrap();
     take_one_back(&client, node).await;
@@ -218,7 +227,7 @@ async fn a_node_whose_disk_fails_gives_its_primaries_away_and_is_whole_again_on_
         "it says that it has room"
     );
     load.some_more(500).await;
-    its_copies_answer(&cluster).await;
+    its_copies_answer(&cluster, node).await;
 
     // The disk is sound again, and the process starts anew: what the disk lost it gets from the others.
     std::fs::remove_file(filler).unwrap();

@@ -134,8 +134,9 @@ pub const DELTA_STAGED_BYTES_MAX: usize = 2 * DELTA_BYTES_MAX;
 pub const DELTA_READ_BYTES: usize = 256 * 1024;
 /// Objects or dedup entries that a primary looks up in one step for a delta, and that one of its chunks holds.
 pub const DELTA_ITEMS_PER_STEP: usize = 1_000;
-/// Deltas that a shard thread prepares at the same time, over all its shards; who wants one more asks again.
-pub const DELTA_WALKS_MAX: usize = 8;
+/// Deltas that a node prepares at the same time, each of its shard threads its part of them and at least one; who wants one more
+/// asks again.
+pub const DELTA_WALKS_MAX: usize = 16;
 
 const _: () = assert!(
     REQUEST_BYTES_MAX < PUBLIC_MESSAGE_BYTES_MAX,

@@ -306,6 +306,10 @@ fn start(
     ));
     let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
+    let threads = match config.shard_threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads as usize,
+    };
     let judged = Arc::new(Judged::default());
     let served = Arc::new(Served::default());
     let outside = Outside {
@@ -316,7 +320,7 @@ fn start(
             log_bytes: config.retention.log_bytes,
             log_age: Length::from_millis(config.retention.log_age_ms),
             delta_records_min: DELTA_RECORDS_MIN,
-            delta_walks_max: DELTA_WALKS_MAX,
+            delta_walks_max: (DELTA_WALKS_MAX / threads).max(1),
         },
         database: database.clone(),
         control: control.clone(),
@@ -325,10 +329,6 @@ fn start(
         served: served.clone(),
         pace: Arc::new(NodePace::new(config.full_copy_bytes_per_second)),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
-    };
-    let threads = match config.shard_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads as usize,
     };
     let host = ShardHost::start(threads, outside, &writer)
         .map_err(|error| RoleError::FolderUnusable(error.to_string()))?;

@@ -133,22 +133,22 @@ impl Collector for StoreMetrics {
             ),
             (
                 "reads_primary",
-                "Reads answered by primaries here under their lease",
+                "Reads of keys answered by primaries here under their lease",
                 &node.served.primary,
             ),
             (
                 "reads_session",
-                "Reads answered by copies here for sessions",
+                "Reads, and parts of scans, answered by copies here for sessions",
                 &node.served.session,
             ),
             (
                 "reads_bounded",
-                "Reads answered by copies here within a bound of age",
+                "Reads, and parts of scans, answered by copies here within a bound of age",
                 &node.served.bounded,
             ),
             (
                 "reads_any",
-                "Reads answered by copies here as they were",
+                "Reads of keys answered by copies here as they were",
                 &node.served.any,
             ),
             (

@@ -6,7 +6,7 @@
 use super::objects::{ObjectsServer, bounded, forwarded};
 use super::wire;
 use crate::clock;
-use crate::shard::{ReadResponder, ShardView, Wanted};
+use crate::shard::{ReadResponder, Wanted};
 use crate::storage::ObjectRange;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use understudy_protocol::time::Duration as Length;
 /// Objects of a page when the caller does not say.
 const DEFAULT_LIMIT: usize = 1_000;
 /// So much of the time a copy here may wait until it is fresh enough, before the primary is asked.
-const OWN_PART: u64 = 4;
+const OWN_PART: u32 = 4;
 
 /// What one shard gave: objects in key order, whether there are more, and the state that they are of.
 struct Part {
@@ -40,23 +40,28 @@ enum Level {
 }
 
 impl Level {
-    fn of(asked: &v1::ScanRequest) -> Result<Level, Failure> {
+    fn of(asked: &v1::ScanRequest, shards: u32) -> Result<Level, Failure> {
         let level = match asked.level() {
             v1::ReadLevel::Unspecified | v1::ReadLevel::Primary => Level::Now(ReadLevel::Primary),
             v1::ReadLevel::Any => Level::Now(ReadLevel::Any),
             v1::ReadLevel::Bounded => Level::Bounded(bounded(asked.staleness_ms)?),
             v1::ReadLevel::Session => Level::Session,
         };
-        let most = asked.tokens.values().map(|tokens| tokens.pairs.len()).max();
-        match most {
-            Some(most) if most > SESSION_TOKENS_MAX => {
-                Err(Failure::too_large("tokens", most, SESSION_TOKENS_MAX))
+        let session = matches!(level, Level::Session);
+        for (index, tokens) in &asked.tokens {
+            if !session || *index >= shards {
+                let what = "of a session, by the index of a shard of the namespace";
+                return Err(Failure::field("tokens", what));
             }
-            _ => Ok(level),
+            if tokens.pairs.len() > SESSION_TOKENS_MAX {
+                let count = tokens.pairs.len();
+                return Err(Failure::too_large("tokens", count, SESSION_TOKENS_MAX));
+            }
         }
+        Ok(level)
     }
 
-    fn of_shard(&self, asked: &v1::ScanRequest, index: u32) -> Wanted {
+    fn of_shard(&self, asked: &v1::ScanRequest, index: u32, wait: Duration) -> Wanted {
         let freshness = match self {
             Level::Now(level) => return Wanted::Now(*level),
             Level::Bounded(freshness) => freshness.clone(),
@@ -66,13 +71,8 @@ impl Level {
                 Freshness::Session(saw.map(|pair| wire::to_pair(Some(*pair))).collect())
             }
         };
-        let wait = wire::deadline_ms(asked.deadline_ms);
-        let wait = match asked.shard {
-            Some(_) => wait,
-            // Then the primary is asked.
-            None => wait / OWN_PART,
-        };
-        Wanted::Fresh(freshness, clock::now() + Length::from_millis(wait))
+        let wait = Length::from_millis(wait.as_millis() as u64);
+        Wanted::Fresh(freshness, clock::now() + wait)
     }
 }
 
@@ -81,16 +81,15 @@ pub(super) async fn run(
     asked: v1::ScanRequest,
 ) -> Result<v1::ScanResponse, Failure> {
     let namespace = server.namespace(&asked.namespace)?;
-    let level = Level::of(&asked)?;
+    let level = Level::of(&asked, namespace.shards)?;
     let limit = match asked.limit as usize {
         0 => DEFAULT_LIMIT,
         limit => limit.min(SCAN_PAGE_OBJECTS_MAX),
     };
     let shards = shards(&namespace, asked.shard)?;
-    let parts = shards.into_iter().map(|(index, shard)| {
-        let wanted = level.of_shard(&asked, index);
-        part(server, &asked, index, shard, wanted, limit)
-    });
+    let parts = shards
+        .into_iter()
+        .map(|(index, shard)| part(server, &asked, index, shard, &level, limit));
     let parts = futures::future::join_all(parts)
         .await
         .into_iter()
@@ -116,11 +115,15 @@ async fn part(
     asked: &v1::ScanRequest,
     index: u32,
     shard: ShardId,
-    level: Wanted,
+    level: &Level,
     limit: usize,
 ) -> Result<Part, Failure> {
     let began = Instant::now();
-    match here(server, asked, index, shard, level, limit).await {
+    let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
+    let elsewhere = asked.shard.is_none() && server.node.other_primary(shard).is_some();
+    let own = if elsewhere { wait / OWN_PART } else { wait };
+    let wanted = level.of_shard(asked, index, own);
+    match here(server, asked, index, shard, wanted, limit, began + own).await {
         Err(failure)
             if matches!(
                 failure.reason,
@@ -130,13 +133,21 @@ async fn part(
             let Some(primary) = server.node.other_primary(shard) else {
                 return Err(server.node.with_primary(shard, failure));
             };
-            let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
             let wait = wait.saturating_sub(began.elapsed());
+            let saw = asked.tokens.get(&index);
             let request = v1::ScanRequest {
-                shard: Some(index),
+                namespace: asked.namespace.clone(),
+                prefix: asked.prefix.clone(),
+                start: asked.start.clone(),
+                end: asked.end.clone(),
                 limit: limit as u32,
+                page_token: asked.page_token.clone(),
+                level: asked.level,
                 deadline_ms: (wait.as_millis() as u32).max(1),
-                ..asked.clone()
+                keys_only: asked.keys_only,
+                shard: Some(index),
+                staleness_ms: asked.staleness_ms,
+                tokens: saw.map(|saw| (index, saw.clone())).into_iter().collect(),
             };
             let mut client = server.node.objects_client(primary)?;
             let page = forwarded(wait, client.scan(request)).await;
@@ -163,15 +174,21 @@ async fn here(
     shard: ShardId,
     level: Wanted,
     limit: usize,
+    until: Instant,
 ) -> Result<Part, Failure> {
     // A bounded or session scan waits as a read of no keys does; from then on the copy only has to keep what it had.
     let (level, reached) = match level {
         Wanted::Now(level) => (level, None),
         fresh => (ReadLevel::Any, Some(freshened(server, shard, fresh).await?)),
     };
+    // What is committed, and so was acknowledged, may be on its way to the objects of this disk; a scan reads the disk.
     let view = server.node.host.view(shard, level).await?;
-    if level == ReadLevel::Primary {
-        wait_for_committed(server, asked, shard, &view).await?;
+    let wanted = match level {
+        ReadLevel::Primary => Some(view.report.committed),
+        ReadLevel::Any => reached,
+    };
+    if wanted.is_some_and(|wanted| view.log.durable < wanted) {
+        until_there(server, shard, wanted.unwrap_or(Pair::ZERO), until).await?;
     }
     let range = ObjectRange {
         prefix: asked.prefix.clone(),
@@ -191,6 +208,10 @@ async fn here(
         .await
         .map_err(|_| Failure::no(Reason::Stopping, "this node is stopping"))?;
     let scanned = scanned.map_err(|error| Failure::no(Reason::StorageFailed, error.to_string()))?;
+    if level == ReadLevel::Primary {
+        // What a scan shows, a later read of a key shows too.
+        until_there(server, shard, scanned.position, until).await?;
+    }
     // Under the lease, also after the values were read; and from the generation that is still the live one. What is on the disk may
     // not be known to the replica yet.
     let log = server.node.host.view(shard, level).await?.log;
@@ -230,26 +251,21 @@ async fn freshened(
     Ok(answer.token)
 }
 
-/// What is committed, and so was acknowledged, may be on its way to the objects of this disk; a scan reads the disk.
-async fn wait_for_committed(
+/// Until the copy knows that its disk has that.
+async fn until_there(
     server: &ObjectsServer,
-    asked: &v1::ScanRequest,
     shard: ShardId,
-    view: &ShardView,
+    pair: Pair,
+    until: Instant,
 ) -> Result<(), Failure> {
-    let committed = view.report.committed;
-    if view.log.durable >= committed {
-        return Ok(());
-    }
     let mut log = server.node.host.follow(shard).await?;
-    let wait = Duration::from_millis(wire::deadline_ms(asked.deadline_ms));
-    let there = log.wait_for(|log| log.durable >= committed);
-    match tokio::time::timeout(wait, there).await {
+    let there = log.wait_for(|log| log.durable >= pair);
+    match tokio::time::timeout_at(until.into(), there).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) => Err(Failure::no(Reason::Stopping, "this node is stopping")),
         Err(_) => Err(Failure::no(
             Reason::DeadlinePassed,
-            "the deadline passed before the committed objects were on this disk",
+            "the deadline passed before the objects were on this disk",
         )),
     }
 }

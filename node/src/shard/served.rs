@@ -70,7 +70,31 @@ mod tests {
         served.note(session, &refused(Reason::Forked));
         served.note(session, &refused(Reason::Forked));
         served.note(session, &refused(Reason::NotPrimary));
-        let counts = [&served.session, &served.behind, &served.forked];
-        assert_eq!(counts.map(|count| count.load(Relaxed)), [0, 1, 2]);
+        let answer = || {
+            Ok(ReadAnswer {
+                objects: Vec::new(),
+                token: Default::default(),
+                age: None,
+            })
+        };
+        let all = [
+            (Asked::Primary, 3),
+            (session, 4),
+            (Asked::Bounded, 5),
+            (Asked::from(&Wanted::Now(ReadLevel::Any)), 6),
+        ];
+        for (asked, times) in all {
+            (0..times).for_each(|_| served.note(asked, &answer()));
+        }
+        let Served {
+            primary,
+            session,
+            bounded,
+            any,
+            behind,
+            forked,
+        } = served;
+        let counts = [primary, session, bounded, any, behind, forked];
+        assert_eq!(counts.map(|c| c.into_inner()), [3, 4, 5, 6, 1, 2]);
     }
 }

@@ -181,12 +181,19 @@ impl Database {
             None => Meta::empty(),
         };
         let generation = meta.live.generation;
-        let log = keys::of_generation(shard, generation);
-        let mut log = snapshot.raw_iterator_cf_opt(self.family(Family::Log), bounds(&log, true));
-        log.seek_to_last();
-        let end = match current(&log, Family::Log)? {
-            Some((key, value)) => decode_record(shard, key, value)?.pair,
-            None => meta.live.base,
+        // in_sync: the objects hold the log up to the commit point.
+        let position = match meta.live.applied {
+            Some(applied) => applied,
+            None => {
+                let log = keys::of_generation(shard, generation);
+                let options = bounds(&log, false);
+                let mut log = snapshot.raw_iterator_cf_opt(self.family(Family::Log), options);
+                log.seek_to_last();
+                match current(&log, Family::Log)? {
+                    Some((key, _)) => end_of_log(&meta, key)?,
+                    None => meta.live.base,
+                }
+            }
         };
         let mut page = Page {
             items: Vec::new(),
@@ -206,8 +213,7 @@ impl Database {
         Ok(Scanned {
             page,
             generation,
-            // in_sync: the objects hold the log up to the commit point.
-            position: meta.live.applied.unwrap_or(end),
+            position,
         })
     }
 
@@ -269,6 +275,19 @@ impl Database {
         let iterator = self.iterator(family, range, false);
         take_page(iterator, family, bytes_max, items_max, read)
     }
+}
+
+/// The pair of the last record, whose stored key this is: its epoch is the last that began at or before it.
+fn end_of_log(meta: &Meta, key: &[u8]) -> Result<Pair, StoreError> {
+    let malformed = |what| corrupt(Family::Log, key, Malformed(what));
+    let version = keys::parse_record(key).map_err(|_| malformed("an unknown key"))?;
+    let starts = meta.live.epoch_starts.iter().rev();
+    let start = starts.copied().find(|start| start.version <= version);
+    let start = start.ok_or_else(|| malformed("a record before the first epoch"))?;
+    Ok(Pair {
+        epoch: start.epoch,
+        version,
+    })
 }
 
 /// `fill`: whether what is read may push other blocks out of the cache.
