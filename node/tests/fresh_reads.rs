@@ -97,8 +97,11 @@ async fn scans_of_an_in_sync_shard_are_answered_while_others_write() {
         shards: 1,
         ..NamespacePolicy::default()
     };
-    let made = client.cluster().create_namespace("strict", policy, false);
-    made.await.unwrap();
+    let made = client
+        .cluster()
+        .create_namespace("strict", policy, false)
+        .await;
+    made.unwrap();
     wait_whole(&client, u32::from(NODES), PATIENCE)
         .await
         .unwrap();
@@ -130,8 +133,8 @@ async fn scans_of_an_in_sync_shard_are_answered_while_others_write() {
             answer.await.unwrap();
             scans += 1;
         }
-        let own = strict.scan().level(ReadLevel::Session).next_page();
-        assert!(own.await.unwrap().is_some());
+        let mut own = strict.scan().level(ReadLevel::Session);
+        assert!(own.next_page().await.unwrap().is_some());
     }
     writing.await.unwrap();
     assert!(scans > 3, "{scans}");
