@@ -9,7 +9,8 @@ use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease, Unbounded};
 use understudy_protocol::request::{Op, Request};
 use understudy_protocol::shard::Settings;
-use understudy_protocol::store::StoreError;
+use understudy_protocol::shard::message::{Message, Subscribe};
+use understudy_protocol::store::{StoreError, Stored};
 use understudy_protocol::testing::{KnownClients, MemoryStore};
 use understudy_protocol::time::{Duration, Instant};
 
@@ -59,8 +60,8 @@ impl Process {
         let settings = Settings {
             interval: Duration::from_millis(100),
             log_bytes: 1 << 20,
-            delta_records_min: 10_000,
-            delta_walks_max: 8,
+            delta_records_min: 2,
+            delta_walks_max: 1,
             log_age: Duration::from_millis(1_000),
         };
         Process {
@@ -72,14 +73,22 @@ impl Process {
     }
 
     fn assign(&mut self, row: Assignment) -> Vec<Notice> {
-        if self.copies.lacks(SHARD, &row) {
-            let saved = self.store.open_shard(SHARD).unwrap();
-            self.copies.open(SHARD, saved, self.now);
+        self.assign_of(SHARD, row)
+    }
+
+    fn assign_of(&mut self, shard: ShardId, row: Assignment) -> Vec<Notice> {
+        if self.copies.lacks(shard, &row) {
+            let saved = self.store.open_shard(shard).unwrap();
+            self.copies.open(shard, saved, self.now);
         }
-        self.step(Input::Assignment(row))
+        self.step_of(shard, Input::Assignment(row))
     }
 
     fn step(&mut self, input: Input) -> Vec<Notice> {
+        self.step_of(SHARD, input)
+    }
+
+    fn step_of(&mut self, shard: ShardId, input: Input) -> Vec<Notice> {
         let context = Context {
             now: self.now,
             wall_ms: 0,
@@ -89,7 +98,7 @@ impl Process {
             pace: &Unbounded,
         };
         let mut out = Out::default();
-        self.copies.step(&context, SHARD, input, &mut out);
+        self.copies.step(&context, shard, input, &mut out);
         let mut notices = out.notices;
         for effect in out.effects {
             if let Effect::Persist(batch) = effect {
@@ -97,7 +106,7 @@ impl Process {
                 self.batches += 1;
                 self.store.write(batch).unwrap();
                 self.store.sync();
-                notices.extend(self.step(Input::Persisted { number }));
+                notices.extend(self.step_of(shard, Input::Persisted { number }));
             }
         }
         notices
@@ -333,4 +342,66 @@ fn updates_are_counted_by_site_only_where_and_while_it_acts_as_primary() {
     assert_eq!(told[0].sites, [("us".to_string(), 250)].into());
     primary.assign(row(3, 6, process(2, 1), &[me.copy()]));
     assert!(write(&mut primary, "us").is_empty());
+}
+
+/// Bounded for all copies that one driver steps: what a walk remembers is memory, and its steps are their time.
+#[test]
+fn deltas_of_other_shards_count_too() {
+    let (me, joins) = (process(1, 1), process(2, 1).copy());
+    let mut primary = Process::new(me);
+    let with = |revision, joining: &[CopyId]| Assignment {
+        joining: joining.to_vec(),
+        ..row(revision, 4, me, &[process(3, 1).copy()])
+    };
+    let shards = [ShardId(7), ShardId(8)];
+    for shard in shards {
+        primary.assign_of(shard, with(1, &[joins]));
+        for sequence in 1..=4 {
+            let id = RequestId {
+                client: ClientId(9),
+                sequence: Sequence(sequence),
+            };
+            let put = Op::Put {
+                key: "k".into(),
+                value: vec![b'v'; 500].into(),
+            };
+            let request = Request::new(id, NamespaceId(1), vec![put], vec![], Sequence(0));
+            primary.step_of(
+                shard,
+                Input::Write {
+                    caller: Caller(sequence),
+                    request,
+                    copies: 0,
+                    deadline: Instant(9_000_000),
+                },
+            );
+        }
+    }
+    let subscribe = |primary: &mut Process, shard, stream| {
+        let start = Pair::new(4, 1);
+        let generation = primary.copies.get(shard).unwrap().log_view().generation;
+        let record = primary.store.record(shard, generation, start.version);
+        let message = Message::Subscribe(Subscribe {
+            epoch: Epoch(4),
+            stream,
+            copy: joins,
+            position: start,
+            checksum: record.unwrap().unwrap().checksum,
+            epoch_starts: vec![start],
+            credit: 1 << 20,
+            copying: None,
+            base: Pair::ZERO,
+            delta_since: Some(start),
+        });
+        let from = joins.node;
+        primary.step_of(shard, Input::Message { from, message });
+    };
+    let walks = |primary: &Process| shards.map(|shard| primary.copies.get(shard).unwrap().walks());
+    subscribe(&mut primary, shards[0], 1);
+    subscribe(&mut primary, shards[1], 1);
+    assert_eq!(walks(&primary), [1, 0], "the other one is to ask again");
+    // The copy is named no more, so there is room.
+    primary.assign_of(shards[0], with(2, &[]));
+    subscribe(&mut primary, shards[1], 2);
+    assert_eq!(walks(&primary), [0, 1]);
 }
