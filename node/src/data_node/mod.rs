@@ -33,7 +33,7 @@ use crate::rpc::{
     request_log::RequestLogServer, routes::RoutesServer,
 };
 use crate::shard::driver::Outside;
-use crate::shard::{Judged, NodePace, ShardHost};
+use crate::shard::{Differing, Judged, NodePace, ShardHost};
 use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
 use std::io::{BufRead, Read};
@@ -71,6 +71,7 @@ pub struct Node {
     pub host: ShardHost,
     pub compared: scrub::Compared,
     pub judged: Arc<Judged>,
+    pub differing: Arc<Differing>,
     pub managers: Arc<Managers>,
     pub channels: Channels,
     pub sessions: Sessions,
@@ -306,6 +307,7 @@ fn start(
     let database = Arc::new(ready.database);
     let writer = Writer::start(database.clone(), Arc::new(clock::now));
     let judged = Arc::new(Judged::default());
+    let differing = Arc::new(Differing::default());
     let outside = Outside {
         clients: Arc::new(KnownClients(directory.clone())),
         me,
@@ -320,6 +322,7 @@ fn start(
         control: control.clone(),
         peers: peers.clone(),
         judged: judged.clone(),
+        differing: differing.clone(),
         pace: Arc::new(NodePace::new(config.full_copy_bytes_per_second)),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
@@ -341,6 +344,7 @@ fn start(
         host,
         compared: scrub::Compared::default(),
         judged,
+        differing,
         managers,
         channels,
         peers,

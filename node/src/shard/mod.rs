@@ -1,8 +1,9 @@
 //! The shards of a node: threads that drive the pure replicas, and the way in for everybody else.
 //!
 //! `host` is the way in, `driver` the loop of one thread (its twin is the simulator's host), `mailbox` what waits for it,
-//! `responder` who waits for an answer, `judged` what is counted of reconciliation.
+//! `responder` who waits for an answer, `judged` what is counted of reconciliation, `differing` of what was forwarded.
 
+mod differing;
 pub mod driver;
 pub mod host;
 mod judged;
@@ -10,6 +11,7 @@ mod mailbox;
 mod pace;
 pub mod responder;
 
+pub use differing::Differing;
 pub use driver::Known;
 pub use host::{ShardHost, ShardView, Wanted};
 pub use judged::Judged;
