@@ -29,6 +29,8 @@ pub enum Purpose {
     Decisions = 70,
     /// Whether there are sites, and who is where.
     Sites = 80,
+    /// What the namespaces forward to the copies.
+    Forward = 90,
     /// The first client; the next ones follow.
     Clients = 100,
 }

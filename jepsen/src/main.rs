@@ -146,7 +146,7 @@ fn describe(summary: &Summary, threads: usize) -> String {
     let s = summary.statistics;
     let least = summary.least.unwrap_or_default();
     format!(
-        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts and {} of them decided, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} promotions forced, {} pages of copies compared, {} deltas, {} copies broken, {:.1} virtual hours; \
+        "{} seeds, {} failed, {} events (a seed at least {}), {} faults (a seed at least {}), {} acknowledged writes, {} orphans left, {} recorded again, {} conflicts and {} of them decided, {} outcomes expired and {} orphans met that, {} acknowledged without managers, {} refused for want of a lease, {} promotions forced, {} pages of copies compared, {} deltas, {} records sent as operations and {} with objects, {} copies broken, {:.1} virtual hours; \
          {:.0} seeds a minute with {threads} threads",
         summary.seeds,
         summary.failed.len(),
@@ -166,6 +166,8 @@ fn describe(summary: &Summary, threads: usize) -> String {
         s.forced,
         s.compared,
         s.deltas,
+        s.operations,
+        s.with_objects,
         s.broken,
         s.virtual_us as f64 / 3.6e9,
         rate

@@ -93,6 +93,8 @@ impl Summary {
         sum.without_managers += one.without_managers;
         sum.no_lease += one.no_lease;
         sum.deltas += one.deltas;
+        sum.operations += one.operations;
+        sum.with_objects += one.with_objects;
         sum.forced += one.forced;
         sum.compared += one.compared;
         sum.broken += one.broken;

@@ -218,7 +218,7 @@ impl Waiting {
 
 fn weight(message: &Message) -> usize {
     64 + match message {
-        Message::Records(records) => records.records.iter().map(|r| r.bytes.len() + 8).sum(),
+        Message::Records(records) => records.records.iter().map(|r| r.size() + 8).sum(),
         Message::CopyChunk(chunk) => {
             let objects = chunk.objects.iter();
             let bytes: usize = objects.map(|(key, o)| key.len() + object_weight(o)).sum();

@@ -427,7 +427,9 @@ async fn the_cluster_is_shown_and_run() {
             "dedup_age_ms",
             "log_bytes",
             "log_age_ms",
-            "cut_off"
+            "cut_off",
+            "primary_near_writers",
+            "forward"
         ])
     );
     assert_eq!(

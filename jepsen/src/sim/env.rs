@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, VecDeque};
 use understudy_proto::{CopyId, NodeId, Pair, ShardId};
 use understudy_protocol::conflict::{Conflict, Shown, is_reserved, parse_conflict_key};
 use understudy_protocol::effect::Keep;
+use understudy_protocol::forwarded::Forwarded;
 use understudy_protocol::invariants::{Checked, Invariants, Violation};
+use understudy_protocol::shard::message::Records;
 use understudy_protocol::store::{Batch, StoreChange};
-use understudy_protocol::tables::ConflictPolicy;
+use understudy_protocol::tables::{ConflictPolicy, Forward};
 
 /// Managers' ids are apart from nodes' ids.
 const FIRST_MANAGER: u64 = 1_000;
@@ -44,6 +46,11 @@ pub struct Env {
     pub compared: u64,
     /// What the namespaces want done with what failovers cut off.
     pub policies: BTreeMap<ShardId, ConflictPolicy>,
+    /// What they forward to the copies.
+    pub forward: BTreeMap<ShardId, Forward>,
+    /// Records that were sent as operations, and with the objects that they left.
+    pub operations: u64,
+    pub with_objects: u64,
     /// Conflicts that were seen on some disk, the newest last: what a person may have been shown.
     pub shown: VecDeque<ShownConflict>,
     /// Where primaries follow their writers.
@@ -79,6 +86,9 @@ impl Env {
             forced: 0,
             compared: 0,
             policies: BTreeMap::new(),
+            forward: BTreeMap::new(),
+            operations: 0,
+            with_objects: 0,
             shown: VecDeque::new(),
             sites: Sites::draw(seed),
         }
@@ -116,6 +126,17 @@ impl Env {
             });
             if self.shown.len() > SHOWN_MAX {
                 self.shown.pop_front();
+            }
+        }
+    }
+
+    /// Counts the forms in which records go.
+    pub fn forwards(&mut self, records: &Records) {
+        for record in &records.records {
+            match record {
+                Forwarded::Record(_) => {}
+                Forwarded::Operation(_) => self.operations += 1,
+                Forwarded::WithObjects(..) => self.with_objects += 1,
             }
         }
     }

@@ -10,6 +10,7 @@ use understudy_protocol::control::message::{
     SealRequest,
 };
 use understudy_protocol::effect::Answer;
+use understudy_protocol::forwarded::Forwarded;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::shard::{Freshness, ReadLevel};
@@ -253,8 +254,9 @@ fn brief_message(message: &Message) -> String {
         }
         Message::Subscribe(s) => {
             let (epoch, stream, position) = (s.epoch, s.stream & 0xffff, s.position);
+            let whole = if s.whole { " whole" } else { "" };
             format!(
-                "subscribe e{epoch} stream {stream} at {position} copying {:?}",
+                "subscribe e{epoch} stream {stream} at {position} copying {:?}{whole}",
                 s.copying
             )
         }
@@ -268,11 +270,19 @@ fn brief_message(message: &Message) -> String {
             )
         }
         Message::Records(r) => {
-            let pairs: Vec<Pair> = r.records.iter().map(|record| record.pair).collect();
+            let form = |record: &Forwarded| match record {
+                Forwarded::Record(_) => "",
+                Forwarded::Operation(_) => " operation",
+                Forwarded::WithObjects(..) => " with objects",
+            };
+            let records = r.records.iter();
+            let sent = records.map(|record| format!("{}{}", record.pair(), form(record)));
+            let sent: Vec<String> = sent.collect();
             format!(
-                "records e{} stream {} {pairs:?}",
+                "records e{} stream {} [{}]",
                 r.epoch,
-                r.stream & 0xffff
+                r.stream & 0xffff,
+                sent.join(", ")
             )
         }
         Message::Ack(a) => format!(

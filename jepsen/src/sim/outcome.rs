@@ -44,6 +44,9 @@ pub struct Statistics {
     pub no_lease: u64,
     /// Coalesced deltas that were switched in.
     pub deltas: u64,
+    /// Records that were sent as operations, and with the objects that they left.
+    pub operations: u64,
+    pub with_objects: u64,
     /// Promotions that a person forced.
     pub forced: u64,
     /// Copies that were found the same as their primary, each page counted.

@@ -24,7 +24,7 @@ use understudy_protocol::control::message::{
 use understudy_protocol::control::{Answered, NodeControl};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{self, Answer, Caller, Context, Effect, Input, SealedCopy};
-use understudy_protocol::invariants::{Commit, Holder};
+use understudy_protocol::invariants::{Commit, Holder, Violation};
 use understudy_protocol::pace::CopyPace;
 use understudy_protocol::request::Request;
 use understudy_protocol::shard::message::Message;
@@ -366,6 +366,7 @@ impl Process {
             clients: KnownClients {
                 keep: turn.env.keep,
                 conflicts_of: turn.env.policies.clone(),
+                forward_of: turn.env.forward.clone(),
                 ..KnownClients::default()
             },
             pace: RefCell::new(copy_pace(turn.env.seed, turn.now())),
@@ -855,6 +856,9 @@ impl Running {
                     let checked = turn.env.invariants.on_submit(copy, shard, epoch, &pairs);
                     turn.env.check(checked);
                 }
+                if let Message::Records(records) = &message {
+                    turn.env.forwards(records);
+                }
                 if let Some(place) = turn.env.place(to) {
                     turn.send(place, Parcel::Shard { shard, message });
                 }
@@ -872,6 +876,11 @@ impl Running {
                 self.id
             )),
             Effect::Judged(_) => {}
+            // No disk of these worlds alters an object: what is run again on the same state comes to the same.
+            Effect::Differs { pair, what } => turn.env.check(Err(Violation {
+                invariant: "FORWARD",
+                what: format!("shard {shard}: {} at {pair}: {what:?}", self.id),
+            })),
             Effect::Scrubbed { caller, answer } => {
                 let (checked, same) = self.scrubs.told(caller, answer);
                 turn.env.compared += same;

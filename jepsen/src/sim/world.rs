@@ -24,7 +24,7 @@ use understudy_proto::ShardId;
 use understudy_protocol::effect::Keep as KeepEntries;
 use understudy_protocol::shard::message::Message;
 use understudy_protocol::tables::{
-    Command, ConflictPolicy, NamespaceSettings, Policy, SettingsChange,
+    Command, ConflictPolicy, Forward, NamespaceSettings, Policy, SettingsChange,
 };
 use understudy_protocol::time::Duration;
 
@@ -93,6 +93,7 @@ impl World {
         };
         let election_timeout_max = Duration::from_millis(*dice.pick(&[300, 300, 600, 1_000]));
         let policies = policies(seed);
+        let forwards = forwards(seed);
         let setup = setup(
             seed,
             &mut dice,
@@ -100,12 +101,15 @@ impl World {
             copies,
             election_timeout_max,
             policies,
+            forwards,
         );
         let mut env = Env::new(seed, Trace::new(keep));
         for number in 0..shards {
             let shard = ShardId(space.first_shard.0 + u64::from(number));
-            let policy = policies[usize::from(number >= shards / 2)];
+            let half = usize::from(number >= shards / 2);
+            let policy = policies[half];
             env.policies.insert(shard, policy);
+            env.forward.insert(shard, forwards[half]);
             env.invariants.set_policy(shard, policy);
         }
         if dice.permille(600) {
@@ -161,6 +165,8 @@ impl World {
             without_managers: self.without_managers,
             no_lease: self.no_lease,
             deltas: self.env.invariants.deltas() as u64,
+            operations: self.env.operations,
+            with_objects: self.env.with_objects,
             forced: self.env.forced,
             compared: self.env.compared,
             broken: self.env.broken,
@@ -426,6 +432,7 @@ fn setup(
     copies: usize,
     election_timeout_max: Duration,
     policies: [ConflictPolicy; 2],
+    forwards: [Forward; 2],
 ) -> Vec<Command> {
     let replace_after = if dice.permille(500) {
         dice.between(1_500, 6_000)
@@ -454,7 +461,7 @@ fn setup(
     let (mixed, first) = (dice.permille(600), dice.permille(500));
     let min_in_sync = dice.between(1, copies as u64) as u32;
     let near_writers = Sites::draw(seed).is_some();
-    let namespace = |name: &str, in_sync: bool, conflicts| Command::CreateNamespace {
+    let namespace = |name: &str, in_sync: bool, half: usize| Command::CreateNamespace {
         name: name.to_string(),
         shards: shards / 2,
         settings: NamespaceSettings {
@@ -465,15 +472,16 @@ fn setup(
                 Policy::Lazy
             },
             min_in_sync,
-            conflicts,
+            conflicts: policies[half],
+            forward: forwards[half],
             primary_near_writers: near_writers,
             ..NamespaceSettings::default()
         },
     };
     vec![
         Command::SetSettings(change),
-        namespace("first", mixed && first, policies[0]),
-        namespace("second", mixed && !first, policies[1]),
+        namespace("first", mixed && first, 0),
+        namespace("second", mixed && !first, 1),
     ]
 }
 
@@ -490,4 +498,11 @@ fn policies(seed: u64) -> [ConflictPolicy; 2] {
         }
     }
     policies
+}
+
+/// What each of the namespaces forwards: each form as often as the others.
+fn forwards(seed: u64) -> [Forward; 2] {
+    let mut dice = Dice::new(seed, Purpose::Forward, 0);
+    let forms = [Forward::Components, Forward::Operation, Forward::Object];
+    [0; 2].map(|_| *dice.pick(&forms))
 }

@@ -7,7 +7,7 @@ use crate::request::{Outcome, Request};
 use crate::shard::message::{Fate, Message};
 use crate::shard::{Freshness, ReadAnswer, ScrubbedPage};
 use crate::store::{Batch, StoreError, Stored};
-use crate::tables::ConflictPolicy;
+use crate::tables::{ConflictPolicy, Forward};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -84,6 +84,11 @@ pub trait Clients {
     fn conflicts(&self, shard: ShardId) -> ConflictPolicy {
         let _ = shard;
         ConflictPolicy::default()
+    }
+    /// What the shard's namespace wants sent to the copies.
+    fn forward(&self, shard: ShardId) -> Forward {
+        let _ = shard;
+        Forward::default()
     }
 }
 
@@ -278,11 +283,26 @@ pub enum Effect {
     },
     /// What a failover cut off was judged, and leaves a record: recorded again, a conflict, or discarded. For people.
     Judged(Fate),
+    /// At a copy: what was forwarded and what it came to here are not the same. For people.
+    Differs {
+        pair: Pair,
+        what: Difference,
+    },
     /// The answer to a `Scrub`. Copies that differ are rebuilt, whoever asked.
     Scrubbed {
         caller: Caller,
         answer: Result<ScrubbedPage, Failure>,
     },
+}
+
+/// How a copy differs from what its primary forwarded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Difference {
+    /// The operation came to another record here, or could not be read or run. Nothing of it was taken: the copy asks for whole
+    /// records.
+    NotTaken,
+    /// The object under this key was another here: the primary's took its place.
+    Mended(Bytes),
 }
 
 /// What a write came to.

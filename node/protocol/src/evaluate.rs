@@ -6,6 +6,7 @@
 use crate::change::{Change, ComponentChange, ObjectChange};
 use crate::conflict::is_reserved;
 use crate::object::{Component, LastWrite, Object, Value};
+use crate::record::RequestBody;
 use crate::request::{FailedOp, Op, OpResult, Outcome, Precondition, Request};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -21,8 +22,7 @@ pub struct Evaluated {
     pub outcome: Outcome,
     /// One for each object that was looked at or written, in the order of their keys.
     pub changes: Vec<ObjectChange>,
-    /// The new state of each object that was written.
-    pub written: Vec<(Bytes, Option<Object>)>,
+    pub written: Written,
 }
 
 /// An object while the request runs.
@@ -48,6 +48,42 @@ const _: () = assert!(REQUEST_BYTES_MAX + OPS_PER_REQUEST_MAX * OBJECT_HEAD <= R
 const COMPONENT_HEAD: usize = 32;
 /// What an object costs beside its key and components: lengths, tags, a pair and a request id.
 const OBJECT_HEAD: usize = 80;
+
+/// The new state of each object that a request wrote.
+pub type Written = Vec<(Bytes, Option<Object>)>;
+
+/// Runs the request as the record `pair`: what the record says of it, and what it wrote. The primary that records it and a copy
+/// that gets the operation alone both form the record with this; an outcome that would make it too large is one that says so,
+/// and changes nothing.
+pub fn perform<E>(
+    request: &Request,
+    pair: Pair,
+    lookup: impl FnMut(&Bytes) -> Result<Option<Object>, E>,
+) -> Result<(RequestBody, Written), E> {
+    let Evaluated {
+        mut outcome,
+        mut changes,
+        mut written,
+    } = evaluate(request, pair, lookup)?;
+    if outcome.size() > RECORD_BYTES_MAX / 4 {
+        let last = request.ops.len().saturating_sub(1) as u32;
+        outcome = Outcome::Failed(last, FailedOp::TooLarge);
+        changes
+            .iter_mut()
+            .for_each(|change| change.components.clear());
+        written.clear();
+    }
+    let body = RequestBody {
+        id: request.id,
+        fingerprint: request.fingerprint,
+        ops: request.ops.clone(),
+        preconditions: request.preconditions.clone(),
+        outcome,
+        changes,
+        earlier: Vec::new(),
+    };
+    Ok((body, written))
+}
 
 /// Runs the request as the record `pair`. `lookup` gives the newest state of a key.
 pub fn evaluate<E>(

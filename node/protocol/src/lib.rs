@@ -11,6 +11,7 @@ pub mod detector;
 pub mod effect;
 pub mod evaluate;
 pub mod expiry;
+pub mod forwarded;
 pub mod invariants;
 pub mod mutant;
 pub mod object;

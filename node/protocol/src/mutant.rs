@@ -150,6 +150,14 @@ mutants! {
     ScrubComparesEarly = "scrub-compares-early";
     /// What was written, or deleted, after the primary was read counts as different.
     ScrubTakesNewerForOther = "scrub-takes-newer-for-other";
+    /// A copy takes what an operation comes to on its own objects without comparing the checksum.
+    OperationUnchecked = "operation-unchecked";
+    /// A copy runs an operation on what is durable, not on the newest state.
+    OperationOnWhatIsDurable = "operation-on-what-is-durable";
+    /// A copy keeps what a record comes to on its own object though the primary's was sent with it.
+    ObjectNotTaken = "object-not-taken";
+    /// A primary sends operations to copies that are rebuilt, too, and they run them on what is staged.
+    OperationWhileRebuilding = "operation-while-rebuilding";
 }
 
 #[cfg(feature = "mutants")]
@@ -176,6 +184,9 @@ impl Mutant {
         Mutant::CopyAtAnyPace,
         Mutant::KeepAsking,
         Mutant::DeltaToSecondary,
+        // No disk of the simulator alters an object.
+        Mutant::OperationUnchecked,
+        Mutant::ObjectNotTaken,
     ];
 }
 

@@ -271,6 +271,31 @@ impl EncodedRecord {
             bytes,
         })
     }
+
+    /// Of a request that was recorded for the first time: its time, and the part of the bytes that holds its id, fingerprint,
+    /// operations and preconditions. `None`: it is no such record.
+    pub(crate) fn content(&self) -> Option<(u64, Bytes)> {
+        if *self.bytes.get(5)? != KIND_REQUEST {
+            return None;
+        }
+        let end = self.bytes.len().checked_sub(TAIL)?;
+        let body = self.bytes.get(HEAD..end).map(|_| HEAD..end)?;
+        let mut reader = Reader::new(self.bytes.slice(body));
+        let read = |reader: &mut Reader| -> Result<(u64, usize), Malformed> {
+            reader.pair()?;
+            reader.pair()?;
+            reader.u64()?;
+            let time_ms = reader.varint()?;
+            let from = end - reader.remaining();
+            reader.request_id()?;
+            reader.u64()?;
+            decode_content(reader)?;
+            Ok((time_ms, from))
+        };
+        let (time_ms, from) = read(&mut reader).ok()?;
+        let upto = end - reader.remaining();
+        Some((time_ms, self.bytes.slice(from..upto)))
+    }
 }
 
 impl RequestBody {

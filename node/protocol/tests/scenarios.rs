@@ -98,6 +98,10 @@ stories! {
     a_delta_over_a_damaged_copy_becomes_a_full_copy
     a_joining_copy_completes_while_others_write
     a_failover_in_the_middle_of_a_delta
+    an_operation_is_run_again_at_each_copy
+    an_object_is_forwarded_and_mends
+    a_copy_that_is_rebuilt_gets_whole_records
+    operations_in_an_in_sync_shard
 }
 
 #[test]

@@ -6,7 +6,9 @@ use super::output::Rows;
 use super::show::or_dash;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use understudy_client::v1::namespace_policy::{CutOff as WireCutOff, Mode as WireMode};
+use understudy_client::v1::namespace_policy::{
+    CutOff as WireCutOff, Forward as WireForward, Mode as WireMode,
+};
 use understudy_client::v1::{NamespaceInfo, NamespacePolicy};
 
 /// Namespaces and their policies.
@@ -99,6 +101,30 @@ struct PolicyFlags {
     /// The primary goes to the site where most updates come from [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     primary_near_writers: Option<bool>,
+    /// What is sent of an update to the copies; their logs are the same whatever it is [default: components]
+    #[arg(long, value_enum, value_name = "FORM")]
+    forward: Option<Forward>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Forward {
+    /// The request, its outcome, and old and new values of what it changed
+    Components,
+    /// The request alone: each copy runs it again and compares a checksum
+    Operation,
+    /// As components, and each written object whole: a copy that has another takes it
+    Object,
+}
+
+impl Forward {
+    fn wire(self) -> WireForward {
+        match self {
+            Forward::Components => WireForward::Components,
+            Forward::Operation => WireForward::Operation,
+            Forward::Object => WireForward::Object,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -136,6 +162,7 @@ impl PolicyFlags {
             min_in_sync: self.min_in_sync.unwrap_or(0),
             cut_off: self.cut_off.map_or(0, |policy| policy.wire().into()),
             primary_near_writers: self.primary_near_writers,
+            forward: self.forward.map_or(0, |form| form.wire().into()),
         }
     }
 }
@@ -244,6 +271,14 @@ fn cut_off_text(policy: WireCutOff) -> &'static str {
     }
 }
 
+fn forward_text(form: WireForward) -> &'static str {
+    match form {
+        WireForward::Unspecified | WireForward::Components => "components",
+        WireForward::Operation => "operation",
+        WireForward::Object => "object",
+    }
+}
+
 fn info_json(info: &NamespaceInfo) -> Value {
     let policy = info.policy.clone().unwrap_or_default();
     json!({
@@ -261,6 +296,7 @@ fn info_json(info: &NamespaceInfo) -> Value {
         "log_age_ms": policy.log_age_ms,
         "cut_off": cut_off_text(policy.cut_off()),
         "primary_near_writers": policy.primary_near_writers(),
+        "forward": forward_text(policy.forward()),
     })
 }
 

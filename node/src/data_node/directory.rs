@@ -7,11 +7,11 @@ use crate::manager::MANAGER_BINDINGS;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use understudy_proto::{ClientId, CopyId, NodeId, Revision, ShardId};
+use understudy_proto::{ClientId, CopyId, NamespaceId, NodeId, Revision, ShardId};
 use understudy_protocol::effect::{Assignment, ClientSession, Clients, Keep};
 use understudy_protocol::tables::{
-    Binding, Change, Changed, ConflictPolicy, Namespace, NodeEntry, SessionState, ShardEntry,
-    Tables,
+    Binding, Change, Changed, ConflictPolicy, Forward, Namespace, NodeEntry, SessionState,
+    ShardEntry, Tables,
 };
 
 /// What the node knows of the cluster.
@@ -19,6 +19,7 @@ use understudy_protocol::tables::{
 pub struct Directory {
     pub revision: Revision,
     by_name: HashMap<String, Arc<Namespace>>,
+    by_id: HashMap<NamespaceId, Arc<Namespace>>,
     shards: BTreeMap<ShardId, ShardEntry>,
     nodes: BTreeMap<NodeId, NodeEntry>,
     /// Sessions that the tables know; the value: still open.
@@ -52,6 +53,12 @@ impl Clients for KnownClients {
         namespace.map_or(ConflictPolicy::default(), |namespace| {
             namespace.settings.conflicts
         })
+    }
+
+    fn forward(&self, shard: ShardId) -> Forward {
+        let directory = self.0.read();
+        let namespace = directory.namespace_of(shard);
+        namespace.map_or(Forward::default(), |namespace| namespace.settings.forward)
     }
 }
 
@@ -114,9 +121,7 @@ impl Directory {
     }
 
     fn namespace_of(&self, shard: ShardId) -> Option<&Arc<Namespace>> {
-        let namespace = self.shards.get(&shard).map(|entry| entry.namespace);
-        let mut all = self.by_name.values();
-        all.find(|other| Some(other.id) == namespace)
+        self.by_id.get(&self.shards.get(&shard)?.namespace)
     }
 
     /// Public addresses of the managers.
@@ -165,6 +170,8 @@ impl Directory {
             .namespaces()
             .map(|n| (n.name.clone(), Arc::new(n.clone())));
         self.by_name = namespaces.collect();
+        let namespaces = self.by_name.values();
+        self.by_id = namespaces.map(|n| (n.id, n.clone())).collect();
         let gone: Vec<ShardId> = self
             .shards
             .keys()
@@ -202,10 +209,14 @@ impl Directory {
                 self.nodes.insert(node.id, node);
             }
             Changed::Namespace(namespace) => {
-                self.by_name
-                    .insert(namespace.name.clone(), Arc::new(namespace));
+                let namespace = Arc::new(namespace);
+                self.by_id.insert(namespace.id, namespace.clone());
+                self.by_name.insert(namespace.name.clone(), namespace);
             }
-            Changed::NamespaceDeleted(id) => self.by_name.retain(|_, namespace| namespace.id != id),
+            Changed::NamespaceDeleted(id) => {
+                self.by_id.remove(&id);
+                self.by_name.retain(|_, namespace| namespace.id != id);
+            }
             Changed::Session(client, session) => {
                 self.sessions
                     .insert(client, session.state == SessionState::Open);

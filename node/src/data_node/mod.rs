@@ -33,7 +33,7 @@ use crate::rpc::{
     request_log::RequestLogServer, routes::RoutesServer,
 };
 use crate::shard::driver::Outside;
-use crate::shard::{Judged, NodePace, Served, ShardHost};
+use crate::shard::{Differing, Judged, NodePace, Served, ShardHost};
 use crate::storage::{Database, Options, Writer};
 use parking_lot::RwLock;
 use std::io::{BufRead, Read};
@@ -72,6 +72,7 @@ pub struct Node {
     pub compared: scrub::Compared,
     pub judged: Arc<Judged>,
     pub served: Arc<Served>,
+    pub differing: Arc<Differing>,
     pub managers: Arc<Managers>,
     pub channels: Channels,
     pub sessions: Sessions,
@@ -312,6 +313,7 @@ fn start(
     };
     let judged = Arc::new(Judged::default());
     let served = Arc::new(Served::default());
+    let differing = Arc::new(Differing::default());
     let outside = Outside {
         clients: Arc::new(KnownClients(directory.clone())),
         me,
@@ -327,6 +329,7 @@ fn start(
         peers: peers.clone(),
         judged: judged.clone(),
         served: served.clone(),
+        differing: differing.clone(),
         pace: Arc::new(NodePace::new(config.full_copy_bytes_per_second)),
         broken: Arc::new(|shard, error| tracing::error!(%shard, %error, "a copy cannot go on")),
     };
@@ -345,6 +348,7 @@ fn start(
         compared: scrub::Compared::default(),
         judged,
         served,
+        differing,
         managers,
         channels,
         peers,

@@ -162,6 +162,16 @@ impl Collector for StoreMetrics {
                 &node.served.forked,
             ),
             (
+                "forward_mismatches",
+                "Operations that came to another record at a copy here, which then got whole records",
+                &node.differing.mismatches,
+            ),
+            (
+                "forward_mended",
+                "Objects that were other ones at a copy here and were taken from the primary with an update",
+                &node.differing.mended,
+            ),
+            (
                 "scrub_objects",
                 "Objects of primaries that were compared with the other copies",
                 &node.compared.objects,

@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::v1::cluster_server::Cluster;
-use understudy_proto::v1::namespace_policy::{CutOff, Mode};
+use understudy_proto::v1::namespace_policy::{CutOff, Forward as WireForward, Mode};
 use understudy_proto::v1::*;
 use understudy_proto::{CopyId, Epoch, NodeId, ShardId, limits};
 use understudy_protocol::tables::{
-    Answer, Command, ConflictPolicy, Namespace, NamespaceSettings, NodeEntry, NodeState, Policy,
-    Refusal, SessionState, ShardEntry, Tables,
+    Answer, Command, ConflictPolicy, Forward, Namespace, NamespaceSettings, NodeEntry, NodeState,
+    Policy, Refusal, SessionState, ShardEntry, Tables,
 };
 
 /// Sessions in one answer.
@@ -184,6 +184,12 @@ fn settings(
         primary_near_writers: policy
             .primary_near_writers
             .unwrap_or(base.primary_near_writers),
+        forward: match policy.forward() {
+            WireForward::Unspecified => base.forward,
+            WireForward::Components => Forward::Components,
+            WireForward::Operation => Forward::Operation,
+            WireForward::Object => Forward::Object,
+        },
         ..base
     })
 }

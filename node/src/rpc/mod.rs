@@ -4,6 +4,7 @@ pub mod cluster;
 mod conflicts;
 pub mod control;
 mod follow;
+mod forwarded_wire;
 mod log_wire;
 pub mod naming;
 pub mod objects;

@@ -5,16 +5,16 @@ use understudy_proto::{ClientId, CopyId, Epoch, Pair, RequestId, Sequence, Shard
 use understudy_protocol::codec::Malformed;
 use understudy_protocol::conflict::ConflictReason;
 use understudy_protocol::object::Object;
-use understudy_protocol::record::EncodedRecord;
 use understudy_protocol::request::DedupEntry;
 use understudy_protocol::shard::message::{
     Ack, Beacon, BeaconAnswer, Branch, BranchMode, CopyChunk, DeltaChunk, Echo, Fate, FateKind,
-    Message, Pulse, Records, Reject, Scrub, ScrubEntry, Scrubbed, Submit, Submitted, Subscribe,
+    Message, Pulse, Reject, Scrub, ScrubEntry, Scrubbed, Submit, Submitted, Subscribe,
 };
 use understudy_protocol::store::{CopyProgress, Orphan};
 use understudy_protocol::tables::settings::LEASE_MAX;
 use understudy_protocol::time::{Duration, Instant};
 
+use super::forwarded_wire;
 use super::wire::{pair, request_id, to_pair};
 use v1::peer_message::Kind;
 
@@ -42,6 +42,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
                 .unwrap_or_default(),
             base: Some(pair(m.base)),
             delta_since: m.delta_since.map(pair),
+            whole_records: m.whole,
         }),
         Message::Branch(m) => Kind::Branch(v1::Branch {
             epoch: m.epoch.0,
@@ -53,12 +54,7 @@ pub fn encode(shard: ShardId, message: Message) -> v1::PeerMessage {
                 BranchMode::Rebuild => v1::branch::Mode::Rebuild,
             } as i32,
         }),
-        Message::Records(m) => Kind::Records(v1::Records {
-            epoch: m.epoch.0,
-            stream: m.stream,
-            records: m.records.into_iter().map(|record| record.bytes).collect(),
-            commit: Some(pair(m.commit)),
-        }),
+        Message::Records(m) => Kind::Records(forwarded_wire::encode(m)),
         Message::Ack(m) => Kind::Ack(v1::Ack {
             epoch: m.epoch.0,
             stream: m.stream,
@@ -153,11 +149,25 @@ fn encode_chunk(m: CopyChunk) -> v1::CopyChunk {
     }
 }
 
-fn encode_delta(m: DeltaChunk) -> v1::DeltaChunk {
-    let object = |(key, object): (Bytes, Option<Object>)| v1::CopiedObject {
+/// An object that may be gone.
+pub(super) fn encode_object((key, object): (Bytes, Option<Object>)) -> v1::CopiedObject {
+    v1::CopiedObject {
         key,
         object: object.map(|object| object.encode()).unwrap_or_default(),
+    }
+}
+
+pub(super) fn decode_object(
+    copied: v1::CopiedObject,
+) -> Result<(Bytes, Option<Object>), Malformed> {
+    let object = match copied.object.is_empty() {
+        true => None,
+        false => Some(Object::decode(copied.object)?),
     };
+    Ok((copied.key, object))
+}
+
+fn encode_delta(m: DeltaChunk) -> v1::DeltaChunk {
     let mut dedup: Vec<v1::DeltaDedup> = Vec::new();
     let mut last = None;
     for (id, entry) in m.dedup {
@@ -182,7 +192,7 @@ fn encode_delta(m: DeltaChunk) -> v1::DeltaChunk {
         checksum: m.checksum,
         epoch_starts: pairs(&m.epoch_starts),
         at: Some(pair(m.at)),
-        objects: m.objects.into_iter().map(object).collect(),
+        objects: m.objects.into_iter().map(encode_object).collect(),
         dedup,
     }
 }
@@ -205,6 +215,7 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             },
             base: to_pair(m.base),
             delta_since: m.delta_since.map(|since| to_pair(Some(since))),
+            whole: m.whole_records,
         }),
         Kind::Branch(m) => Message::Branch(Branch {
             epoch: Epoch(m.epoch),
@@ -218,15 +229,8 @@ pub fn decode(from: CopyId, message: v1::PeerMessage) -> Result<(ShardId, Messag
             },
         }),
         Kind::Records(m) => {
-            // The rest of a record is read by the replica that takes it.
-            let check = |bytes| EncodedRecord::check(ShardId(message.shard), bytes);
-            let records = m.records.into_iter().map(check).collect::<Result<_, _>>()?;
-            Message::Records(Records {
-                epoch: Epoch(m.epoch),
-                stream: m.stream,
-                records,
-                commit: to_pair(m.commit),
-            })
+            let shard = ShardId(message.shard);
+            Message::Records(forwarded_wire::decode(shard, m)?)
         }
         Kind::Ack(m) => Message::Ack(Ack {
             epoch: Epoch(m.epoch),
@@ -400,13 +404,6 @@ fn decode_chunk(m: v1::CopyChunk) -> Result<CopyChunk, Malformed> {
 }
 
 fn decode_delta(m: v1::DeltaChunk) -> Result<DeltaChunk, Malformed> {
-    let object = |copied: v1::CopiedObject| {
-        let object = match copied.object.is_empty() {
-            true => None,
-            false => Some(Object::decode(copied.object)?),
-        };
-        Ok((copied.key, object))
-    };
     let mut dedup = Vec::new();
     for of_client in m.dedup {
         let client = ClientId::from_slice(&of_client.client).ok_or(Malformed("client id"))?;
@@ -438,7 +435,7 @@ fn decode_delta(m: v1::DeltaChunk) -> Result<DeltaChunk, Malformed> {
         objects: m
             .objects
             .into_iter()
-            .map(object)
+            .map(decode_object)
             .collect::<Result<_, Malformed>>()?,
         dedup,
     })

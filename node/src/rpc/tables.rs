@@ -9,8 +9,8 @@ use tonic::Request;
 use understudy_proto::failure::{Failure, Reason};
 use understudy_proto::{ClientId, CopyId, NodeId, Pair, RequestId, Sequence, StoreId, limits, v1};
 use understudy_protocol::tables::{
-    Answer, Binding, Command, ConflictPolicy, Envelope, Namespace, NodeState, Policy, Refusal,
-    ShardEntry, Tables,
+    Answer, Binding, Command, ConflictPolicy, Envelope, Forward, Namespace, NodeState, Policy,
+    Refusal, ShardEntry, Tables,
 };
 
 /// The tables as a service sees them; clones share it.
@@ -147,6 +147,11 @@ pub(super) fn namespace(namespace: &Namespace) -> v1::NamespaceInfo {
         ConflictPolicy::Discard => v1::namespace_policy::CutOff::Discard,
         ConflictPolicy::HoldForAPerson => v1::namespace_policy::CutOff::Hold,
     };
+    let forward = match settings.forward {
+        Forward::Components => v1::namespace_policy::Forward::Components,
+        Forward::Operation => v1::namespace_policy::Forward::Operation,
+        Forward::Object => v1::namespace_policy::Forward::Object,
+    };
     v1::NamespaceInfo {
         id: namespace.id.0,
         name: namespace.name.clone(),
@@ -160,6 +165,7 @@ pub(super) fn namespace(namespace: &Namespace) -> v1::NamespaceInfo {
             min_in_sync: settings.min_in_sync,
             cut_off: cut_off.into(),
             primary_near_writers: Some(settings.primary_near_writers),
+            forward: forward.into(),
             ..v1::NamespacePolicy::default()
         }),
         revision: namespace.revision.0,

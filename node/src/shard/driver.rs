@@ -3,6 +3,7 @@
 //!
 //! All batches of one turn go to the writer together, all messages to a peer together. No effect waits for another.
 
+use super::differing::Differing;
 use super::host::{ShardView, Wanted};
 use super::judged::Judged;
 use super::mailbox::Mailbox;
@@ -56,6 +57,8 @@ pub struct Outside {
     pub judged: Arc<Judged>,
     /// Counts reads.
     pub served: Arc<Served>,
+    /// Counts what was forwarded and is not the same here.
+    pub differing: Arc<Differing>,
 }
 
 /// What can be asked of a thread.
@@ -627,6 +630,7 @@ impl Driver {
                 }
             }
             Effect::Judged(fate) => self.outside.judged.note(shard, fate),
+            Effect::Differs { pair, what } => self.outside.differing.note(shard, pair, &what),
             Effect::Scrubbed { caller, answer } => {
                 if let Some(Waiting::Scrub(reply)) = self.waiting.remove(&caller.0) {
                     let _ = reply.send(answer);

@@ -1,9 +1,10 @@
 //! The shards of a node: threads that drive the pure replicas, and the way in for everybody else.
 //!
 //! `host` is the way in, `driver` the loop of one thread (its twin is the simulator's host), `mailbox` what waits for it,
-//! `responder` who waits for an answer, `judged` and `served` what is counted of
-//! reconciliation and of reads.
+//! `responder` who waits for an answer, `judged`, `served` and `differing` what is counted of
+//! reconciliation, of reads, and of what was forwarded.
 
+mod differing;
 pub mod driver;
 pub mod host;
 mod judged;
@@ -12,6 +13,7 @@ mod pace;
 pub mod responder;
 mod served;
 
+pub use differing::Differing;
 pub use driver::Known;
 pub use host::{ShardHost, ShardView, Wanted};
 pub use judged::Judged;

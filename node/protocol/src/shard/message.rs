@@ -5,8 +5,8 @@
 //! lost, repeated and reordered: each can be recognised as stale, and whoever waits asks again.
 
 use crate::conflict::ConflictReason;
+use crate::forwarded::Forwarded;
 use crate::object::Object;
-use crate::record::EncodedRecord;
 use crate::request::DedupEntry;
 use crate::store::{CopyProgress, Orphan};
 use crate::time::{Duration, Instant};
@@ -49,6 +49,8 @@ pub struct Subscribe {
     pub base: Pair,
     /// The copy takes a delta, or has one under way, from here on: its objects hold the log up to it. `None`: it takes none.
     pub delta_since: Option<Pair>,
+    /// What the namespace forwards came to another here: the copy wants records as they are logged.
+    pub whole: bool,
 }
 
 /// From a primary: how the copy's log relates to the primary's, and what comes next.
@@ -76,7 +78,7 @@ pub enum BranchMode {
 pub struct Records {
     pub epoch: Epoch,
     pub stream: u64,
-    pub records: Vec<EncodedRecord>,
+    pub records: Vec<Forwarded>,
     /// in_sync: up to here everything is committed. Lazy: (0, 0).
     pub commit: Pair,
 }

@@ -1,4 +1,5 @@
-//! in_sync: the records of a copy's log that are not committed yet, and at a primary the states that they lead to.
+//! in_sync: the records of a copy's log that are not committed yet, and, where requests are evaluated, the states that they lead
+//! to: at a primary, and at a copy that gets operations.
 //!
 //! They are in the log and in no object. The next write is evaluated on the states after them; a read sees none of them.
 
@@ -12,8 +13,11 @@ use understudy_proto::Pair;
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     records: VecDeque<Record>,
-    /// At a primary: for each object that they write, its state after each of them. A chain is never empty.
+    /// Where the next request is evaluated here: for each object that they write, its state after each of them. A chain is never
+    /// empty.
     ahead: BTreeMap<Bytes, VecDeque<(Pair, Option<Object>)>>,
+    /// Whether `ahead` speaks of all of them.
+    looks_ahead: bool,
 }
 
 impl Pending {
@@ -34,6 +38,16 @@ impl Pending {
             record.pair
         );
         self.records.push_back(record);
+    }
+
+    /// Whether the states that the records lead to are known; else only whoever looks needs them.
+    pub fn looks_ahead(&self) -> bool {
+        self.looks_ahead
+    }
+
+    /// All of them were looked at.
+    pub fn has_looked(&mut self) {
+        self.looks_ahead = true;
     }
 
     /// Notes what a record makes of an object.
@@ -70,10 +84,12 @@ impl Pending {
     pub fn take_back(&mut self, pair: Pair) {
         let last = self.records.pop_back().map(|record| record.pair);
         assert_eq!(last, Some(pair), "the newest pending record is undone");
+        self.forget_ahead();
     }
 
-    /// The role of a primary ended.
+    /// The role of a primary ended, or a record is not what was looked at.
     pub fn forget_ahead(&mut self) {
         self.ahead.clear();
+        self.looks_ahead = false;
     }
 }

@@ -5,6 +5,7 @@
 
 use super::commit::Members;
 use super::expire::Expiry;
+use super::forward::Kept;
 use super::reconcile::Kin;
 use super::replica::{Replica, Role, storage_failure};
 use super::scrub::Scrubs;
@@ -13,18 +14,17 @@ use super::submit::Submission;
 use super::trim::Retention;
 use super::walk::Deltas;
 use super::witness::Witnesses;
-use crate::change::ObjectChange;
 use crate::conflict::conflict_key;
 use crate::effect::{Answer, Caller, Context, Effect, HandOver, Level, SealedCopy};
-use crate::evaluate::{Evaluated, evaluate};
+use crate::evaluate::{Written, perform};
 use crate::mutant::Mutant;
-use crate::record::{Body, EncodedRecord, Record, RequestBody};
-use crate::request::{DedupEntry, FailedOp, Outcome, Request};
+use crate::record::{Body, Record};
+use crate::request::{DedupEntry, Request};
 use crate::store::{StoreChange, StoreError};
 use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 use understudy_proto::failure::{Applied, Failure, Reason};
-use understudy_proto::limits::{PENDING_RECORDS_MAX, RECORD_BYTES_MAX, SHARD_MAILBOX_MAX};
+use understudy_proto::limits::{PENDING_RECORDS_MAX, SHARD_MAILBOX_MAX};
 use understudy_proto::{Epoch, Pair, RequestId, ShardId};
 
 /// How late an answer at the deadline may come.
@@ -137,7 +137,7 @@ impl Replica {
             self.live.look_ahead(self.shard, context.stored)?;
         }
         let mut primary = Primary::new(self.shard, epoch, start_batch, self.live.position, context);
-        primary.streams.push(encoded);
+        primary.streams.push(Kept::new(encoded));
         primary.serving = Mutant::ServeBeforeEpochStart.on();
         self.role = Role::Primary(Box::new(primary));
         Ok(())
@@ -331,10 +331,10 @@ impl Replica {
             version: version.into(),
         };
         let (shard, live) = (self.shard, &self.live);
-        let evaluated = evaluate(&write.request, pair, |key| {
+        let (body, written) = perform(&write.request, pair, |key| {
             live.newest(shard, context.stored, key)
         })?;
-        let (record, written) = self.record_of(context, &write.request, pair, evaluated);
+        let record = self.form(context, epoch, version, Body::Request(Box::new(body)));
         let (_, DedupEntry { outcome, .. }) = record.dedup().expect("a request has a dedup entry");
         let batch = self.append(context, record, written, out)?;
         let answer = Answer {
@@ -357,7 +357,7 @@ impl Replica {
         &mut self,
         context: &Context<'_>,
         record: Record,
-        written: Vec<(bytes::Bytes, Option<crate::object::Object>)>,
+        written: Written,
         out: &mut Vec<Effect>,
     ) -> Result<u64, StoreError> {
         let shard = self.shard;
@@ -371,6 +371,7 @@ impl Replica {
             record: encoded.clone(),
         });
         let in_sync = self.live.applied.is_some();
+        let kept = self.keep(&record, &encoded, &written);
         for (key, object) in written {
             if in_sync {
                 // It enters the objects when it is committed.
@@ -407,53 +408,11 @@ impl Replica {
         primary
             .retention
             .note(encoded.pair, encoded.bytes.len(), context.wall_ms);
-        primary.streams.push(encoded);
+        primary.streams.push(kept);
         if in_sync {
             self.live.pending.push(record);
         }
         Ok(batch)
-    }
-
-    /// The record, unless it would be too large: then one that says so and changes nothing.
-    fn record_of(
-        &self,
-        context: &Context<'_>,
-        request: &Request,
-        pair: Pair,
-        evaluated: Evaluated,
-    ) -> (Record, Vec<(bytes::Bytes, Option<crate::object::Object>)>) {
-        let record_with = |outcome: Outcome, changes: Vec<ObjectChange>| {
-            let body = RequestBody {
-                id: request.id,
-                fingerprint: request.fingerprint,
-                ops: request.ops.clone(),
-                preconditions: request.preconditions.clone(),
-                outcome,
-                changes,
-                earlier: Vec::new(),
-            };
-            self.form(
-                context,
-                pair.epoch,
-                pair.version.0,
-                Body::Request(Box::new(body)),
-            )
-        };
-        if evaluated.outcome.size() > RECORD_BYTES_MAX / 4 {
-            let mut changes = evaluated.changes;
-            changes
-                .iter_mut()
-                .for_each(|change| change.components.clear());
-            let last = request.ops.len().saturating_sub(1) as u32;
-            return (
-                record_with(Outcome::Failed(last, FailedOp::TooLarge), changes),
-                Vec::new(),
-            );
-        }
-        (
-            record_with(evaluated.outcome, evaluated.changes),
-            evaluated.written,
-        )
     }
 
     fn await_answer(
@@ -734,7 +693,7 @@ impl Primary {
             start: position,
             waiting: VecDeque::new(),
             for_copies: Vec::new(),
-            streams: Streams::new(context.now),
+            streams: Streams::new(context.now, context.clients.forward(shard)),
             retention: Retention::new(position, context.wall_ms),
             members: Members::default(),
             expiry: Expiry::new(position, context.now, context.clients.keep(shard)),
@@ -785,9 +744,4 @@ impl Waiting {
         }
         keep
     }
-}
-
-/// For the list of records that copies are fed from.
-pub(super) fn size_of(record: &EncodedRecord) -> u64 {
-    record.bytes.len() as u64
 }

@@ -3,15 +3,16 @@
 //! Messages may be lost, repeated and reordered. A record that is not the next one is not taken; whoever misses something
 //! subscribes again with its position, and the primary's answer says how the two logs relate.
 
+use super::forward::{Arrived, settled};
 use super::message::{
     Ack, BeaconAnswer, Branch, BranchMode, Message, Pulse, Records, Reject, Scrub, Subscribe,
 };
 use super::replica::{Replica, Role};
 use super::side::Side;
 use super::submit::Submission;
-use crate::effect::{Context, Effect};
+use crate::effect::{Context, Difference, Effect};
+use crate::forwarded::Forwarded;
 use crate::mutant::Mutant;
-use crate::record::{EncodedRecord, Record};
 use crate::store::{CopyProgress, Generation, StoreChange, StoreError, Stored};
 use crate::time::Instant;
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub(super) struct Secondary {
     pub scrubs: Vec<Scrub>,
     /// A delta became too large: the records are taken.
     pub no_delta: bool,
+    /// What was forwarded came to another here: records are wanted as they are logged.
+    pub whole: bool,
 }
 
 /// What a copy that follows waits for.
@@ -96,6 +99,7 @@ impl Replica {
             submission: Submission::default(),
             scrubs: Vec::new(),
             no_delta: false,
+            whole: false,
         });
         self.subscribe(context, out);
         Ok(())
@@ -129,6 +133,7 @@ impl Replica {
             copying,
             base,
             delta_since,
+            whole: secondary.whole,
         });
         out.push(Effect::Send {
             to: secondary.primary,
@@ -273,26 +278,57 @@ impl Replica {
         }
         let side = self.staged.as_mut().unwrap_or(&mut self.live);
         let mut applied = Applied::new(shard, side.generation, batch);
-        let mut gap = false;
-        for encoded in message.records {
-            if encoded.pair.version <= side.position.version && !Mutant::ApplyOutOfOrder.on() {
+        let (mut gap, mut differs) = (false, None);
+        for forwarded in message.records {
+            let pair = forwarded.pair();
+            if pair.version <= side.position.version && !Mutant::ApplyOutOfOrder.on() {
                 continue;
             }
-            let record = match Record::decode(&encoded.bytes) {
-                Ok((record, _)) => record,
-                Err(malformed) => {
-                    return Err(StoreError::Corrupt(format!(
-                        "a record that was sent: {malformed}"
-                    )));
+            let arrived = match forwarded {
+                Forwarded::Record(encoded) => Some(Arrived::read(encoded)?),
+                // The subscription says that nothing but records can be taken.
+                _ if staged && !Mutant::OperationWhileRebuilding.on() => {
+                    gap = true;
+                    break;
+                }
+                Forwarded::WithObjects(encoded, objects) => {
+                    Arrived::read(encoded)?.with_objects(objects)
+                }
+                Forwarded::Operation(operation) => {
+                    let next = pair.version == side.position.version.next()
+                        && pair.epoch >= side.position.epoch;
+                    if !next && !Mutant::ApplyOutOfOrder.on() {
+                        gap = true;
+                        break;
+                    }
+                    let starts = applied.epoch_starts.last();
+                    let start = starts.or(self.meta.live.epoch_starts.last());
+                    let start = start.copied().unwrap_or(Pair::ZERO);
+                    side.run(shard, context.stored, &operation, start)?
                 }
             };
+            let Some(arrived) = arrived else {
+                differs = Some(pair);
+                break;
+            };
+            let record = &arrived.record;
             let next =
                 record.previous == side.position && record.previous_checksum == side.checksum;
             if !next && !Mutant::ApplyOutOfOrder.on() {
                 gap = true;
                 break;
             }
-            applied.record(side, context.stored, encoded, record, staged)?;
+            applied.record(side, context.stored, arrived, staged)?;
+        }
+        let mended = std::mem::take(&mut applied.mended);
+        let what = |(pair, key)| (pair, Difference::Mended(key));
+        let not_taken = differs.map(|pair| (pair, Difference::NotTaken));
+        for (pair, what) in mended.into_iter().map(what).chain(not_taken) {
+            out.push(Effect::Differs { pair, what });
+        }
+        if differs.is_some() {
+            self.secondary_mut().whole = true;
+            gap = true;
         }
         self.finish_records(context, applied, commit, gap, out)
     }
@@ -557,6 +593,8 @@ struct Applied {
     objects: BTreeMap<Bytes, Option<crate::object::Object>>,
     dedup: Vec<StoreChange>,
     epoch_starts: Vec<Pair>,
+    /// Objects that were other ones here than at the primary.
+    mended: Vec<(Pair, Bytes)>,
 }
 
 impl Applied {
@@ -569,6 +607,7 @@ impl Applied {
             objects: BTreeMap::new(),
             dedup: Vec::new(),
             epoch_starts: Vec::new(),
+            mended: Vec::new(),
         }
     }
 
@@ -582,27 +621,38 @@ impl Applied {
         &mut self,
         side: &mut Side,
         stored: &dyn Stored,
-        encoded: EncodedRecord,
-        record: Record,
+        arrived: Arrived,
         rebuilding: bool,
     ) -> Result<(), StoreError> {
+        let Arrived {
+            encoded,
+            record,
+            mut objects,
+            mut found,
+        } = arrived;
         let id = record.request_id();
         // in_sync: the objects take it in when it is committed.
         let in_sync = side.applied.is_some();
         let writes = record.changes().iter().filter(|change| change.is_write());
         for change in writes.filter(|_| !in_sync) {
-            let before = side.newest(self.shard, stored, &change.key)?;
-            let after = match change.apply(
+            let before = match found.remove(&change.key) {
+                Some(before) => before,
+                None => side.newest(self.shard, stored, &change.key)?,
+            };
+            let here = change.apply(
                 before.clone(),
                 record.pair,
                 id.expect("only requests change objects"),
-            ) {
-                Ok(after) => after,
-                Err(_) if Mutant::ApplyOutOfOrder.on() => continue,
-                Err(_) if rebuilding && side.is_rebuilt(self.shard, stored, &change.key)? => {
-                    continue;
+            );
+            let after = match settled(here.ok(), objects.remove(&change.key)) {
+                Some((after, mended)) => {
+                    let mended = mended.then(|| (record.pair, change.key.clone()));
+                    self.mended.extend(mended);
+                    after
                 }
-                Err(_) => {
+                None if Mutant::ApplyOutOfOrder.on() => continue,
+                None if rebuilding && side.is_rebuilt(self.shard, stored, &change.key)? => continue,
+                None => {
                     let what = format!(
                         "shard {}: an object is not as record {} found it",
                         self.shard, record.pair
@@ -627,7 +677,7 @@ impl Applied {
         side.position = encoded.pair;
         side.checksum = encoded.checksum;
         if in_sync {
-            side.pending.push(record);
+            side.push_pending(self.shard, stored, record)?;
         }
         self.records.push(StoreChange::AppendRecord {
             generation: self.generation,

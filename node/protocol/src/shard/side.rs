@@ -171,6 +171,7 @@ impl Side {
             return Ok(());
         }
         let corrupt = |what: &str| StoreError::Corrupt(format!("shard {shard}: {what}"));
+        self.pending.forget_ahead();
         while self.pending.len() < wanted {
             let next = (applied + self.pending.len() as u64 + 1).into();
             let records = stored.records(shard, self.generation, next, PENDING_READ_BYTES)?;
@@ -186,22 +187,20 @@ impl Side {
         Ok(())
     }
 
-    /// At a new primary: the states that the pending records lead to.
+    /// The states that the pending records lead to: for a new primary, and for a copy that is about to run an operation.
     pub fn look_ahead(&mut self, shard: ShardId, stored: &dyn Stored) -> Result<(), StoreError> {
         self.pending.forget_ahead();
         let records: Vec<Record> = self.pending.records().cloned().collect();
         for record in records {
-            let Some(id) = record.request_id() else {
-                continue;
-            };
-            for change in record.changes().iter().filter(|change| change.is_write()) {
-                let before = self.newest(shard, stored, &change.key)?;
-                let after = change.apply(before, record.pair, id);
-                let after = after.map_err(|_| not_as_found(shard, record.pair))?;
-                self.pending
-                    .put_ahead(change.key.clone(), record.pair, after);
+            match self.look_further(shard, stored, &record) {
+                Ok(true) => {}
+                looked => {
+                    self.pending.forget_ahead();
+                    return looked.and(Err(not_as_found(shard, record.pair)));
+                }
             }
         }
+        self.pending.has_looked();
         Ok(())
     }
 

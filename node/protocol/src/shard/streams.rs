@@ -5,16 +5,18 @@
 
 use super::branch;
 use super::commit::{RECENT_INTERVALS, SILENT_INTERVALS};
+use super::forward::{Forms, Kept};
 use super::message::{
     Ack, Beacon, Branch, BranchMode, Echo, Message, NO_STREAM, Pulse, Records, Reject, Subscribe,
 };
-use super::primary::size_of;
 use super::replica::{Replica, Role};
 use super::walk::Offer;
 use crate::effect::{Ask, Context, Effect};
+use crate::forwarded::Forwarded;
 use crate::mutant::Mutant;
 use crate::record::EncodedRecord;
 use crate::store::{CopyProgress, StoreError};
+use crate::tables::Forward;
 use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use understudy_proto::limits::{RECORDS_MESSAGE_BYTES_MAX, RECORDS_MESSAGE_MAX};
@@ -28,8 +30,10 @@ const TAIL_BYTES_MAX: u64 = 2 * 1024 * 1024;
 pub(super) struct Streams {
     subscribers: BTreeMap<CopyId, Subscriber>,
     /// The newest records, without a gap, up to the log's end.
-    tail: VecDeque<EncodedRecord>,
+    tail: VecDeque<Kept>,
     tail_bytes: u64,
+    /// What the namespace forwards, as it was known at the last pulse or subscription.
+    pub forward: Forward,
     next_pulse: Instant,
     /// Who got the last chunk of a full copy.
     served: Option<CopyId>,
@@ -47,7 +51,7 @@ struct Subscriber {
     sent: Pair,
     /// The last one that is durable there.
     acknowledged: Pair,
-    /// Sent and not acknowledged: pairs with sizes.
+    /// Sent and not acknowledged: pairs with the bytes that were sent.
     under_way: VecDeque<(Pair, u64)>,
     under_way_bytes: u64,
     /// It gets chunks of a full copy, no records.
@@ -60,14 +64,30 @@ struct Subscriber {
     base: Pair,
     /// It gets records, and may get a delta once no cut is open any more.
     put_off: bool,
+    /// It wants records as they are logged.
+    whole: bool,
+    /// What it takes is staged beside its contents, where nothing can be run. It acknowledges nothing until it switched.
+    staging: bool,
+}
+
+impl Subscriber {
+    /// What this copy gets of a record.
+    fn forward(&self, forward: Forward) -> Forward {
+        let staging = self.staging && !Mutant::OperationWhileRebuilding.on();
+        match self.whole || staging {
+            true => Forward::Components,
+            false => forward,
+        }
+    }
 }
 
 impl Streams {
-    pub fn new(now: Instant) -> Streams {
+    pub fn new(now: Instant, forward: Forward) -> Streams {
         Streams {
             subscribers: BTreeMap::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
+            forward,
             next_pulse: now,
             served: None,
             pulsed: VecDeque::new(),
@@ -76,9 +96,9 @@ impl Streams {
     }
 
     /// A record at the end of the log.
-    pub fn push(&mut self, record: EncodedRecord) {
-        self.tail_bytes += size_of(&record);
-        self.tail.push_back(record);
+    pub fn push(&mut self, kept: Kept) {
+        self.tail_bytes += kept.size();
+        self.tail.push_back(kept);
     }
 
     /// Whether the copy subscribed under this number before, or under a later one.
@@ -155,9 +175,10 @@ impl Streams {
 
     /// A record among the newest ones.
     pub fn in_tail(&self, pair: Pair) -> Option<&EncodedRecord> {
-        let first = self.tail.front()?.pair.version.0;
+        let first = self.tail.front()?.record.pair.version.0;
         let at = pair.version.0.checked_sub(first)? as usize;
-        self.tail.get(at).filter(|record| record.pair == pair)
+        let record = &self.tail.get(at)?.record;
+        (record.pair == pair).then_some(record)
     }
 
     /// What was durable here when the oldest of the last pulses was sent.
@@ -172,27 +193,30 @@ impl Streams {
     /// Keeps what is not durable, and a little of what is.
     fn shorten(&mut self, durable: Pair) {
         while self.tail_bytes > TAIL_BYTES_MAX
-            && self.tail.front().is_some_and(|front| front.pair <= durable)
+            && self
+                .tail
+                .front()
+                .is_some_and(|front| front.record.pair <= durable)
         {
             let front = self.tail.pop_front().expect("it has a front");
-            self.tail_bytes -= size_of(&front);
+            self.tail_bytes -= front.size();
         }
     }
 
     /// Records after a pair and up to another, as far as the memory reaches back; `None`: it does not.
-    fn tail_after(&self, after: Pair, upto: Pair) -> Option<Vec<EncodedRecord>> {
-        let first = self.tail.front()?.pair.version.0;
+    fn tail_after(&self, after: Pair, upto: Pair) -> Option<Vec<Kept>> {
+        let first = self.tail.front()?.record.pair.version.0;
         let skip = (after.version.0 + 1).checked_sub(first)? as usize;
         let mut bytes = 0;
-        let fits = |record: &&EncodedRecord| {
-            bytes += record.bytes.len();
-            bytes <= RECORDS_MESSAGE_BYTES_MAX || bytes == record.bytes.len()
+        let fits = |kept: &&Kept| {
+            bytes += kept.size();
+            bytes <= RECORDS_MESSAGE_BYTES_MAX as u64 || bytes == kept.size()
         };
         let records = self
             .tail
             .iter()
             .skip(skip)
-            .take_while(|record| record.pair <= upto);
+            .take_while(|kept| kept.record.pair <= upto);
         Some(
             records
                 .take(RECORDS_MESSAGE_MAX)
@@ -211,6 +235,9 @@ impl Replica {
         subscribe: Subscribe,
         out: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
+        if let Role::Primary(primary) = &mut self.role {
+            primary.streams.forward = context.clients.forward(self.shard);
+        }
         let Role::Primary(primary) = &self.role else {
             return Ok(());
         };
@@ -344,14 +371,9 @@ impl Replica {
         let Role::Primary(primary) = &self.role else {
             return Ok(None);
         };
-        if let Some(record) = primary
-            .streams
-            .tail
-            .iter()
-            .rev()
-            .find(|record| record.pair == pair)
-        {
-            return Ok(Some(record.checksum));
+        let mut tail = primary.streams.tail.iter().rev();
+        if let Some(kept) = tail.find(|kept| kept.record.pair == pair) {
+            return Ok(Some(kept.record.checksum));
         }
         let record = context
             .stored
@@ -385,6 +407,8 @@ impl Replica {
             heard: None,
             base: subscribe.base,
             put_off: false,
+            whole: subscribe.whole,
+            staging: subscribe.copying.is_some(),
         };
         self.primary_mut()
             .streams
@@ -430,6 +454,7 @@ impl Replica {
             ack.position
         );
         subscriber.acknowledged = ack.position;
+        subscriber.staging = false;
         subscriber.heard = subscriber.heard.max(Some(ack.sent));
         primary.members.heard(ack.copy, context.now);
         while subscriber
@@ -460,7 +485,9 @@ impl Replica {
         };
         let epoch = primary.epoch;
         let mut subscribers = std::mem::take(&mut primary.streams.subscribers);
+        let mut forms = Forms::default();
         for (copy, subscriber) in &mut subscribers {
+            let forward = subscriber.forward(primary.streams.forward);
             while !subscriber.copying
                 && subscriber.sent < upto
                 && subscriber.under_way_bytes < subscriber.credit
@@ -476,16 +503,17 @@ impl Replica {
                             RECORDS_MESSAGE_BYTES_MAX,
                         )?;
                         records.retain(|record| record.pair <= durable);
-                        records
+                        records.into_iter().map(Kept::new).collect()
                     }
                 };
+                let records = records.into_iter().map(|kept| forms.of(kept, forward));
+                let records: Vec<Forwarded> = records.collect();
                 let Some(last) = records.last() else { break };
-                subscriber.sent = last.pair;
+                subscriber.sent = last.pair();
                 for record in &records {
-                    subscriber
-                        .under_way
-                        .push_back((record.pair, size_of(record)));
-                    subscriber.under_way_bytes += size_of(record);
+                    let size = record.size() as u64;
+                    subscriber.under_way.push_back((record.pair(), size));
+                    subscriber.under_way_bytes += size;
                 }
                 let message = Message::Records(Records {
                     epoch,
@@ -512,11 +540,13 @@ impl Replica {
         let row = self.row().clone();
         let in_sync = self.live.applied.is_some();
         let commit = self.live.applied.unwrap_or(Pair::ZERO);
+        let forward = context.clients.forward(self.shard);
         let primary = self.primary_mut();
         if context.now < primary.streams.next_pulse || !(primary.serving || in_sync) {
             return;
         }
         primary.streams.next_pulse = context.now + interval;
+        primary.streams.forward = forward;
         let pulsed = primary.streams.pulse_at(position);
         self.mend(context, out);
         let primary = self.primary_mut();

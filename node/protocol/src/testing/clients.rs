@@ -1,7 +1,7 @@
 //! What a process that is not real knows of clients.
 
 use crate::effect::{ClientSession, Clients, Keep};
-use crate::tables::ConflictPolicy;
+use crate::tables::{ConflictPolicy, Forward};
 use std::collections::{BTreeMap, BTreeSet};
 use understudy_proto::{ClientId, Revision, ShardId};
 
@@ -14,6 +14,9 @@ pub struct KnownClients {
     /// Of all shards that are not named otherwise.
     pub conflicts: ConflictPolicy,
     pub conflicts_of: BTreeMap<ShardId, ConflictPolicy>,
+    /// Likewise.
+    pub forward: Forward,
+    pub forward_of: BTreeMap<ShardId, Forward>,
 }
 
 impl Clients for KnownClients {
@@ -35,5 +38,10 @@ impl Clients for KnownClients {
     fn conflicts(&self, shard: ShardId) -> ConflictPolicy {
         let named = self.conflicts_of.get(&shard);
         named.copied().unwrap_or(self.conflicts)
+    }
+
+    fn forward(&self, shard: ShardId) -> Forward {
+        let named = self.forward_of.get(&shard);
+        named.copied().unwrap_or(self.forward)
     }
 }

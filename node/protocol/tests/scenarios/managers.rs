@@ -8,7 +8,7 @@ use understudy_proto::{ClientId, CopyId, Epoch, NodeId, Pair, ProcessId, Revisio
 use understudy_protocol::effect::{Assignment, HandOver, InSyncSet, Input};
 use understudy_protocol::invariants::Row;
 use understudy_protocol::pace::CopyPace;
-use understudy_protocol::tables::ConflictPolicy;
+use understudy_protocol::tables::{ConflictPolicy, Forward};
 use understudy_protocol::time::Duration;
 
 /// A row of the naming table as the file gave it.
@@ -185,7 +185,7 @@ impl World {
         self.step(node, Input::Delete { revision })
     }
 
-    /// What a process knows of clients: how much is kept of them, and which have ended.
+    /// What a process knows of clients: how much is kept of them, and which have ended; and of the namespace's settings.
     pub(super) fn know_clients(&mut self, words: &mut Words) -> Parsed<()> {
         let node = words.next_node()?;
         let entries: Option<u32> = words.number_option("keep")?;
@@ -199,7 +199,19 @@ impl World {
             Some("hold") => Some(ConflictPolicy::HoldForAPerson),
             Some(other) => return Err(format!("'{other}' is no policy: reapply, discard, hold")),
         };
+        let forward = match words.option("forward") {
+            None => None,
+            Some("components") => Some(Forward::Components),
+            Some("operation") => Some(Forward::Operation),
+            Some("object") => Some(Forward::Object),
+            Some(other) => {
+                return Err(format!(
+                    "'{other}' is not forwarded: components, operation, object"
+                ));
+            }
+        };
         let known = &mut self.machine_mut(node)?.clients;
+        known.forward = forward.unwrap_or(known.forward);
         known.conflicts = policy.unwrap_or(known.conflicts);
         if let Some(entries) = entries {
             known.keep.entries = entries;

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use understudy_proto::failure::Failure;
 use understudy_proto::{NodeId, Pair, RequestId};
 use understudy_protocol::conflict::{Conflict, is_reserved, parse_conflict_key};
-use understudy_protocol::effect::{Answer, Ask, SealedCopy};
+use understudy_protocol::effect::{Answer, Ask, Difference, SealedCopy};
 use understudy_protocol::expiry::shard_state_id;
+use understudy_protocol::forwarded::Forwarded;
 use understudy_protocol::object::{Object, Value};
 use understudy_protocol::record::{Body, EncodedRecord, Record};
 use understudy_protocol::request::{DedupEntry, FailedOp, Op, OpResult, Outcome, Precondition};
@@ -158,8 +159,9 @@ pub fn message(message: &Message) -> String {
                 .copying
                 .as_ref()
                 .map(|p| format!(", copying {}{}", progress(p), delta(m.delta_since)));
+            let whole = if m.whole { ", whole records" } else { "" };
             format!(
-                "subscribe from {}, epochs {}{} (epoch {epoch}, stream {})",
+                "subscribe from {}, epochs {}{}{whole} (epoch {epoch}, stream {})",
                 m.position,
                 pairs(&m.epoch_starts),
                 copying.unwrap_or_default(),
@@ -179,7 +181,7 @@ pub fn message(message: &Message) -> String {
             )
         }
         Message::Records(m) => {
-            let sent = list(&m.records, " ", |record| record.pair.to_string());
+            let sent = list(&m.records, " ", forwarded);
             format!(
                 "records {sent}{} (epoch {epoch}, stream {})",
                 commit(m.commit),
@@ -290,6 +292,40 @@ pub fn message(message: &Message) -> String {
                 format!("not the same at {}: {entries}{more} (epoch {epoch})", m.at)
             }
         },
+    }
+}
+
+/// Its pair; what is not sent as it is logged, with what is sent of it.
+fn forwarded(forwarded: &Forwarded) -> String {
+    let pair = forwarded.pair();
+    match forwarded {
+        Forwarded::Record(_) => pair.to_string(),
+        Forwarded::Operation(operation) => {
+            let operation = operation.decode().expect("the operation can be read");
+            let request = operation.request;
+            format!(
+                "{pair} as {}",
+                content(&request.preconditions, &request.ops)
+            )
+        }
+        Forwarded::WithObjects(_, objects) => {
+            let objects = list(objects, ", ", |(key, o)| object(key, o.as_ref()));
+            format!("{pair} with {{{objects}}}")
+        }
+    }
+}
+
+/// The conditions and operations of a request.
+fn content(preconditions: &[Precondition], ops: &[Op]) -> String {
+    let conditions = list(preconditions, "", |p| format!("if {}; ", precondition(p)));
+    format!("[{conditions}{}]", list(ops, "; ", op))
+}
+
+/// What a copy tells of a difference from what was forwarded.
+pub fn difference(pair: Pair, what: &Difference) -> String {
+    match what {
+        Difference::NotTaken => format!("does not take {pair}: it comes to another record here"),
+        Difference::Mended(key) => format!("takes the primary's {} at {pair}", text(key)),
     }
 }
 
@@ -437,17 +473,14 @@ pub fn record(record: &EncodedRecord) -> String {
             format!("{} expiry: {clients}", record.pair)
         }
         Body::Request(body) => {
-            let conditions = list(&body.preconditions, "", |p| {
-                format!("if {}; ", precondition(p))
-            });
-            let ops = list(&body.ops, "; ", op);
+            let asked = content(&body.preconditions, &body.ops);
             let id = request_id(body.id);
             let again = match &body.earlier[..] {
                 [] => String::new(),
                 earlier => format!(" again (before {})", pairs(earlier)),
             };
             format!(
-                "{} {id}{again} [{conditions}{ops}] {}",
+                "{} {id}{again} {asked} {}",
                 record.pair,
                 outcome(&body.outcome)
             )

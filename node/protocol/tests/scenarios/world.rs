@@ -491,6 +491,10 @@ impl World {
                 let id = trace::request_id(request);
                 self.say(format!("  n{node} drops {pair} ({id}), never acknowledged"));
             }
+            Effect::Differs { pair, what } => {
+                let what = trace::difference(pair, &what);
+                self.say(format!("  n{node} {what}"));
+            }
             // The record says the same.
             Effect::Judged(_) => {}
             Effect::Scrubbed { answer, .. } => {
