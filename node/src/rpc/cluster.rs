@@ -190,7 +190,6 @@ fn settings(
             WireForward::Operation => Forward::Operation,
             WireForward::Object => Forward::Object,
         },
-        ..base
     })
 }
 

@@ -34,4 +34,3 @@ mod witness;
 pub use reads::Freshness;
 pub use replica::{LogView, ReadAnswer, ReadLevel, Replica, Settings};
 pub use scrub::{ScrubbedCopy, ScrubbedPage};
-pub use walk::Walks;
