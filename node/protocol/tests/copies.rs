@@ -392,6 +392,7 @@ fn deltas_of_other_shards_count_too() {
             copying: None,
             base: Pair::ZERO,
             delta_since: Some(start),
+            whole: false,
         });
         let from = joins.node;
         primary.step_of(shard, Input::Message { from, message });
