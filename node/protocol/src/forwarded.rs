@@ -9,7 +9,7 @@ use crate::object::Object;
 use crate::record::EncodedRecord;
 use crate::request::{Request, decode_content};
 use bytes::{BufMut, Bytes, BytesMut};
-use understudy_proto::limits::RECORD_BYTES_MAX;
+use understudy_proto::limits::{OPS_PER_REQUEST_MAX, RECORD_BYTES_MAX};
 use understudy_proto::{Pair, Sequence};
 
 /// One record on its way.
@@ -41,6 +41,14 @@ pub struct Operation {
     pub checksum: u64,
     pub time_ms: u64,
     pub request: Request,
+}
+
+impl Operation {
+    /// As every request that a primary takes: a resolution of a conflict has twice the operations, and a condition for each.
+    pub fn is_within_limits(&self) -> bool {
+        let most = 2 * OPS_PER_REQUEST_MAX;
+        self.request.ops.len() <= most && self.request.preconditions.len() <= most
+    }
 }
 
 /// The only form so far. A reader refuses what it does not know.

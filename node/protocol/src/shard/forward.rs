@@ -7,7 +7,7 @@
 use super::replica::{Replica, Role};
 use super::side::Side;
 use crate::evaluate::{Written, perform};
-use crate::forwarded::{EncodedOperation, Forwarded, Objects, size_of};
+use crate::forwarded::{EncodedOperation, Forwarded, Objects, Operation, size_of};
 use crate::mutant::Mutant;
 use crate::object::{LastWrite, Object};
 use crate::record::{Body, EncodedRecord, Record};
@@ -135,7 +135,7 @@ impl Side {
         operation: &EncodedOperation,
         epoch_start: Pair,
     ) -> Result<Option<Arrived>, StoreError> {
-        let Ok(operation) = operation.decode() else {
+        let Some(operation) = operation.decode().ok().filter(Operation::is_within_limits) else {
             return Ok(None);
         };
         let in_sync = self.applied.is_some();

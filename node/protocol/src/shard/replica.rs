@@ -653,9 +653,14 @@ impl Replica {
     // ---- helpers for the roles
 
     pub(super) fn become_idle(&mut self, out: &mut Vec<Effect>) {
-        if let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Idle) {
-            self.live.pending.forget_ahead();
-            self.dismiss(*primary, out);
+        match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Primary(primary) => {
+                self.live.pending.forget_ahead();
+                self.dismiss(*primary, out);
+            }
+            // Whoever looks ahead again begins with what is pending then.
+            Role::Secondary(_) => self.live.pending.forget_ahead(),
+            Role::Idle => {}
         }
     }
 

@@ -301,8 +301,12 @@ impl Replica {
                         gap = true;
                         break;
                     }
+                    let before = match &self.meta.staging {
+                        Some(staging) if staged => &staging.contents,
+                        _ => &self.meta.live,
+                    };
                     let starts = applied.epoch_starts.last();
-                    let start = starts.or(self.meta.live.epoch_starts.last());
+                    let start = starts.or(before.epoch_starts.last());
                     let start = start.copied().unwrap_or(Pair::ZERO);
                     side.run(shard, context.stored, &operation, start)?
                 }
@@ -328,6 +332,8 @@ impl Replica {
         }
         if differs.is_some() {
             self.secondary_mut().whole = true;
+            // No operation comes any more in this epoch.
+            self.live.pending.forget_ahead();
             gap = true;
         }
         self.finish_records(context, applied, commit, gap, out)

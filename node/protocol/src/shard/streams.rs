@@ -506,15 +506,16 @@ impl Replica {
                         records.into_iter().map(Kept::new).collect()
                     }
                 };
-                let records = records.into_iter().map(|kept| forms.of(kept, forward));
-                let records: Vec<Forwarded> = records.collect();
                 let Some(last) = records.last() else { break };
-                subscriber.sent = last.pair();
-                for record in &records {
-                    let size = record.size() as u64;
-                    subscriber.under_way.push_back((record.pair(), size));
+                subscriber.sent = last.record.pair;
+                for kept in &records {
+                    // Whatever is sent of it: the credit bounds what the copy has to hold, and that is the record.
+                    let (pair, size) = (kept.record.pair, kept.size());
+                    subscriber.under_way.push_back((pair, size));
                     subscriber.under_way_bytes += size;
                 }
+                let records = records.into_iter().map(|kept| forms.of(kept, forward));
+                let records: Vec<Forwarded> = records.collect();
                 let message = Message::Records(Records {
                     epoch,
                     stream: subscriber.stream,
