@@ -389,7 +389,8 @@ async fn the_cluster_is_shown_and_run() {
             "primary",
             "secondaries",
             "joining",
-            "open_cuts"
+            "open_cuts",
+            "writers"
         ])
     );
     let managers = world.json(0, &["cluster", "managers", "list"]);
@@ -427,7 +428,8 @@ async fn the_cluster_is_shown_and_run() {
             "dedup_age_ms",
             "log_bytes",
             "log_age_ms",
-            "cut_off"
+            "cut_off",
+            "primary_near_writers"
         ])
     );
     assert_eq!(
