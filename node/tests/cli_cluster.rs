@@ -389,7 +389,8 @@ async fn the_cluster_is_shown_and_run() {
             "primary",
             "secondaries",
             "joining",
-            "open_cuts"
+            "open_cuts",
+            "writers"
         ])
     );
     let managers = world.json(0, &["cluster", "managers", "list"]);
