@@ -7,10 +7,12 @@ use understudy_proto::{
 use understudy_protocol::control::message::{self, Ask};
 use understudy_protocol::copies::{Copies, Notice, Out};
 use understudy_protocol::effect::{Assignment, Caller, Context, Effect, Input, Lease, Unbounded};
+use understudy_protocol::forwarded::Forwarded;
 use understudy_protocol::request::{Op, Request};
 use understudy_protocol::shard::Settings;
 use understudy_protocol::shard::message::{Message, Subscribe};
 use understudy_protocol::store::{StoreError, Stored};
+use understudy_protocol::tables::Forward;
 use understudy_protocol::testing::{KnownClients, MemoryStore};
 use understudy_protocol::time::{Duration, Instant};
 
@@ -30,6 +32,9 @@ struct Process {
     store: MemoryStore,
     now: Instant,
     batches: usize,
+    clients: KnownClients,
+    /// Records that were sent, of any form.
+    sent: Vec<Forwarded>,
 }
 
 fn process(node: u64, incarnation: u64) -> ProcessId {
@@ -69,6 +74,8 @@ impl Process {
             store: MemoryStore::new(),
             now: Instant(1_000_000),
             batches: 0,
+            clients: KnownClients::default(),
+            sent: Vec::new(),
         }
     }
 
@@ -94,14 +101,20 @@ impl Process {
             wall_ms: 0,
             stored: &self.store,
             lease: &Always,
-            clients: &KnownClients::default(),
+            clients: &self.clients,
             pace: &Unbounded,
         };
         let mut out = Out::default();
         self.copies.step(&context, shard, input, &mut out);
         let mut notices = out.notices;
         for effect in out.effects {
-            if let Effect::Persist(batch) = effect {
+            if let Effect::Send {
+                message: Message::Records(records),
+                ..
+            } = effect
+            {
+                self.sent.extend(records.records);
+            } else if let Effect::Persist(batch) = effect {
                 let number = batch.number;
                 self.batches += 1;
                 self.store.write(batch).unwrap();
@@ -344,6 +357,74 @@ fn updates_are_counted_by_site_only_where_and_while_it_acts_as_primary() {
     assert!(write(&mut primary, "us").is_empty());
 }
 
+impl Process {
+    /// A request of the same client each time.
+    fn write(&mut self, shard: ShardId, sequence: u64, ops: Vec<Op>) {
+        let id = RequestId {
+            client: ClientId(9),
+            sequence: Sequence(sequence),
+        };
+        let request = Request::new(id, NamespaceId(1), ops, vec![], Sequence(0));
+        self.step_of(
+            shard,
+            Input::Write {
+                caller: Caller(sequence),
+                request,
+                copies: 0,
+                deadline: Instant(9_000_000),
+            },
+        );
+    }
+
+    /// A copy whose log ends with the epoch's start subscribes.
+    fn subscribe(&mut self, shard: ShardId, copy: CopyId, stream: u64, delta: bool) {
+        let start = Pair::new(4, 1);
+        let generation = self.copies.get(shard).unwrap().log_view().generation;
+        let record = self.store.record(shard, generation, start.version);
+        let message = Message::Subscribe(Subscribe {
+            epoch: Epoch(4),
+            stream,
+            copy,
+            position: start,
+            checksum: record.unwrap().unwrap().checksum,
+            epoch_starts: vec![start],
+            credit: 500_000,
+            copying: None,
+            base: Pair::ZERO,
+            delta_since: delta.then_some(start),
+            whole: false,
+        });
+        let from = copy.node;
+        self.step_of(shard, Input::Message { from, message });
+    }
+}
+
+fn put(value: usize) -> Op {
+    Op::Put {
+        key: "k".into(),
+        value: vec![b'v'; value].into(),
+    }
+}
+
+/// What is sent may be small; what the copy holds until its disk has it are records.
+#[test]
+fn the_credit_bounds_records_whatever_is_sent_of_them() {
+    let (me, copy) = (process(1, 1), process(2, 1).copy());
+    let mut primary = Process::new(me);
+    primary.clients.forward = Forward::Operation;
+    primary.assign(row(1, 4, me, &[copy]));
+    primary.write(SHARD, 1, vec![put(200_000)]);
+    for sequence in 2..=30 {
+        let get = Op::Get { key: "k".into() };
+        primary.write(SHARD, sequence, vec![get]);
+    }
+    primary.subscribe(SHARD, copy, 1, false);
+    let short = |sent: &&Forwarded| matches!(sent, Forwarded::Operation(_));
+    let shorts = primary.sent.iter().filter(short).count();
+    assert!(shorts > 1, "{shorts} operations");
+    assert!(primary.sent.len() < 10, "{} records", primary.sent.len());
+}
+
 /// Bounded for all copies that one driver steps: what a walk remembers is memory, and its steps are their time.
 #[test]
 fn deltas_of_other_shards_count_too() {
@@ -357,52 +438,15 @@ fn deltas_of_other_shards_count_too() {
     for shard in shards {
         primary.assign_of(shard, with(1, &[joins]));
         for sequence in 1..=4 {
-            let id = RequestId {
-                client: ClientId(9),
-                sequence: Sequence(sequence),
-            };
-            let put = Op::Put {
-                key: "k".into(),
-                value: vec![b'v'; 500].into(),
-            };
-            let request = Request::new(id, NamespaceId(1), vec![put], vec![], Sequence(0));
-            primary.step_of(
-                shard,
-                Input::Write {
-                    caller: Caller(sequence),
-                    request,
-                    copies: 0,
-                    deadline: Instant(9_000_000),
-                },
-            );
+            primary.write(shard, sequence, vec![put(500)]);
         }
     }
-    let subscribe = |primary: &mut Process, shard, stream| {
-        let start = Pair::new(4, 1);
-        let generation = primary.copies.get(shard).unwrap().log_view().generation;
-        let record = primary.store.record(shard, generation, start.version);
-        let message = Message::Subscribe(Subscribe {
-            epoch: Epoch(4),
-            stream,
-            copy: joins,
-            position: start,
-            checksum: record.unwrap().unwrap().checksum,
-            epoch_starts: vec![start],
-            credit: 1 << 20,
-            copying: None,
-            base: Pair::ZERO,
-            delta_since: Some(start),
-            whole: false,
-        });
-        let from = joins.node;
-        primary.step_of(shard, Input::Message { from, message });
-    };
     let walks = |primary: &Process| shards.map(|shard| primary.copies.get(shard).unwrap().walks());
-    subscribe(&mut primary, shards[0], 1);
-    subscribe(&mut primary, shards[1], 1);
+    primary.subscribe(shards[0], joins, 1, true);
+    primary.subscribe(shards[1], joins, 1, true);
     assert_eq!(walks(&primary), [1, 0], "the other one is to ask again");
     // The copy is named no more, so there is room.
     primary.assign_of(shards[0], with(2, &[]));
-    subscribe(&mut primary, shards[1], 2);
+    primary.subscribe(shards[1], joins, 2, true);
     assert_eq!(walks(&primary), [0, 1]);
 }

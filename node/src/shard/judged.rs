@@ -24,14 +24,23 @@ impl Judged {
             FateKind::Applied => &self.applied,
             FateKind::OutcomeOnly => &self.outcome_only,
             FateKind::Conflict(reason) => {
-                tracing::warn!(%shard, %pair, %stands, reason = reason.as_str(), "what a failover cut off is a conflict: understudy conflicts list");
+                if is_told(&self.conflicts) {
+                    tracing::warn!(%shard, %pair, %stands, reason = reason.as_str(), "what a failover cut off is a conflict: understudy conflicts list");
+                }
                 &self.conflicts
             }
             FateKind::Discarded => {
-                tracing::warn!(%shard, %pair, %stands, "what a failover cut off is discarded, as the namespace's policy says");
+                if is_told(&self.discarded) {
+                    tracing::warn!(%shard, %pair, %stands, "what a failover cut off is discarded, as the namespace's policy says");
+                }
                 &self.discarded
             }
         };
         counter.fetch_add(1, Relaxed);
     }
+}
+
+/// The first, the second, the fourth and so on: a failover may cut off a hundred thousand, and all of them are counted.
+fn is_told(so_far: &AtomicU64) -> bool {
+    (so_far.load(Relaxed) + 1).is_power_of_two()
 }

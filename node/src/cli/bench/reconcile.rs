@@ -69,6 +69,10 @@ struct Served {
 }
 
 pub async fn run(args: &ReconcileArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !args.cluster.in_sync,
+        "what only one copy has is acknowledged in lazy namespaces only: leave --in-sync out"
+    );
     let (mut local, client) = start(&args.cluster, NAMESPACE).await?;
     let namespace = client.namespace(NAMESPACE);
     for name in OTHERS {

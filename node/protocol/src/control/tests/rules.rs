@@ -783,3 +783,12 @@ fn a_new_leader_steps_the_tables_clock_only_near_the_nodes_median() {
         "{clock}: raised by what was measured"
     );
 }
+
+/// What primaries are asked to hand over.
+fn handed_over(actions: &[Action]) -> Vec<HandOver> {
+    let asked = actions.iter().filter_map(|action| match action {
+        Action::HandOver(request) => Some(request.hand_overs.clone()),
+        _ => None,
+    });
+    asked.flatten().collect()
+}

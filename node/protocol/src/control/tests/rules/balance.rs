@@ -124,14 +124,6 @@ fn primaries_go_where_there_are_fewer() {
     assert_eq!(shards.len(), 1, "one at a time");
 }
 
-fn handed_over(actions: &[Action]) -> Vec<HandOver> {
-    let asked = actions.iter().filter_map(|action| match action {
-        Action::HandOver(request) => Some(request.hand_overs.clone()),
-        _ => None,
-    });
-    asked.flatten().collect()
-}
-
 #[test]
 fn a_hand_over_that_failed_is_not_tried_again_at_once() {
     let mut bench = Bench::with_a_new_node();

@@ -119,14 +119,6 @@ impl Bench {
     }
 }
 
-fn handed_over(actions: &[Action]) -> Vec<HandOver> {
-    let asked = actions.iter().filter_map(|action| match action {
-        Action::HandOver(request) => Some(request.hand_overs.clone()),
-        _ => None,
-    });
-    asked.flatten().collect()
-}
-
 #[test]
 fn the_primary_goes_to_the_site_that_led_for_long_once() {
     let mut bench = Bench::near_writers();
