@@ -2,6 +2,7 @@
 //!
 //! `workload`, `nemesis`, `history` and `checker` know nothing of the world in which they are used; `sim` is one such world.
 
+pub mod check;
 pub mod checker;
 pub mod dice;
 pub mod history;

@@ -1,11 +1,13 @@
-//! `understudy-jepsen`: seeded simulation with faults, its replay, and the proof that its checks catch mistakes.
+//! `understudy-jepsen`: judges histories; seeded simulation with faults, its replay, and the proof that
+//! its checks catch mistakes.
 //!
-//! Exit codes: 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence. Each
+//! Exit codes of the simulator (`check` has its own): 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence. Each
 //! failure prints the command that repeats it.
 
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
 use std::time::Duration;
+use understudy_jepsen::check::Check;
 use understudy_jepsen::run::{self, Plan, Summary};
 use understudy_jepsen::sim::{Keep, Verdict};
 use understudy_protocol::mutant::{self, Mutant};
@@ -24,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Judge a history, of this system or of another one
+    Check(Check),
     /// Run simulated clusters under faults, one for each seed
     Fuzz(Fuzz),
     /// Print what happens in one seed, line by line
@@ -83,6 +87,7 @@ struct Mutants {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let code = match cli.command {
+        Command::Check(check) => check.run(),
         Command::Fuzz(fuzz) => choose(fuzz.mutant.as_deref()).and_then(|()| fuzz.run()),
         Command::Replay(replay) => choose(replay.mutant.as_deref()).and_then(|()| replay.run()),
         Command::Mutants(mutants) => mutants.run(),

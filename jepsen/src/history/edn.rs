@@ -46,7 +46,7 @@ impl<R: Read> Edn<R> {
         loop {
             match self.text.peek()? {
                 Some(b' ' | b'\t' | b'\n' | b'\r' | b',' | 0x0c) => self.text.skip(),
-                Some(b';') => while !matches!(self.text.next()?, None | Some(b'\n')) {},
+                Some(b';') => while !matches!(self.text.take()?, None | Some(b'\n')) {},
                 other => return Ok(other),
             }
         }
@@ -167,7 +167,7 @@ impl<R: Read> Edn<R> {
             let stop = |byte| byte == b'"' || (byte == b'\\' && !plain);
             self.text
                 .take_until(stop, &mut self.token, TOKEN_BYTES_MAX)?;
-            match self.text.next()? {
+            match self.text.take()? {
                 None => {
                     let what = format!("a string that line {from} opens is not closed");
                     return self.text.wrong(what);
@@ -180,7 +180,7 @@ impl<R: Read> Edn<R> {
     }
 
     fn escape(&mut self) -> Result<(), Unusable> {
-        let c = match self.text.next()? {
+        let c = match self.text.take()? {
             Some(b'n') => '\n',
             Some(b't') => '\t',
             Some(b'r') => '\r',
@@ -202,7 +202,7 @@ impl<R: Read> Edn<R> {
         for _ in 0..4 {
             let digit = self
                 .text
-                .next()?
+                .take()?
                 .and_then(|byte| (byte as char).to_digit(16));
             let Some(digit) = digit else {
                 return self.text.wrong("\\u without four hexadecimal digits");
@@ -216,7 +216,7 @@ impl<R: Read> Edn<R> {
         self.text.skip();
         self.token.clear();
         // The first byte may be a delimiter: `\(` is a character.
-        if let Some(byte) = self.text.next()? {
+        if let Some(byte) = self.text.take()? {
             self.token.push(byte);
         }
         self.text

@@ -31,7 +31,7 @@ impl<R: Read> JepsenLog<R> {
             self.line.clear();
             self.text
                 .take_until(|byte| byte == b'\n', &mut self.line, TOKEN_BYTES_MAX)?;
-            self.text.next()?;
+            self.text.take()?;
             let Ok(line) = std::str::from_utf8(&self.line) else {
                 return Err(Unusable::at(number, "bytes that are no UTF-8"));
             };

@@ -41,7 +41,7 @@ impl<R: Read> JsonLines<R> {
             self.line.clear();
             self.text
                 .take_until(|byte| byte == b'\n', &mut self.line, TOKEN_BYTES_MAX)?;
-            self.text.next()?;
+            self.text.take()?;
             if self.line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }

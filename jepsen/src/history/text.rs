@@ -67,7 +67,7 @@ impl<R: Read> Text<R> {
     }
 
     #[inline]
-    pub fn next(&mut self) -> Result<Option<u8>, Unusable> {
+    pub fn take(&mut self) -> Result<Option<u8>, Unusable> {
         let byte = self.peek()?;
         if byte.is_some() {
             self.skip();

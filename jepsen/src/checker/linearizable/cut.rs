@@ -3,7 +3,7 @@
 
 use super::budget::Budget;
 use super::model::{Call, Model, State};
-use super::search::{Found, Search, seen_until};
+use super::search::{Found, Search, may_leave, seen_until};
 use crate::history::NEVER;
 
 /// Whether there is an order, and how many places were looked at.
@@ -36,9 +36,9 @@ fn cuts<M: Model>(model: &mut M, calls: &[Call]) -> Vec<(usize, State)> {
         let alone = index == 0 || ended < call.invoked;
         if call.ended == NEVER {
             let matters = match model.plain_values() {
-                true => model
-                    .leaves(call.class)
-                    .and_then(|left| seen.get(&left))
+                true => may_leave(model, call.class)
+                    .filter_map(|left| seen.get(&left))
+                    .max()
                     .copied(),
                 false => Some(NEVER),
             };

@@ -17,6 +17,7 @@ pub use prepared::{Kind, Prepared};
 pub use search::Found;
 pub use shrink::Violation;
 
+use crate::checker::models::Selected;
 use crate::history::{NEVER, Operations, Unusable};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -92,18 +93,18 @@ pub fn judge(
         }
     }
     if let Some(index) = broken {
-        let mut prepared = kind.prepare(operations, &parts[index])?;
-        let violation = shrink::explain(&mut prepared, &budget, settings.explain);
+        let violation =
+            shrink::explain(operations, kind, &parts[index], &budget, settings.explain)?;
         judgement.verdict = Verdict::Violation(violation);
     }
     Ok(judgement)
 }
 
-/// Every part. When one is broken those after it are left out, so that the same one is told whatever the threads do.
+/// Every part. When one is broken those after it are only counted, so that the same one is told whatever the threads do.
 fn on_threads(
     operations: &Operations,
     kind: Kind,
-    parts: &[Vec<u32>],
+    parts: &[Vec<Selected>],
     threads: usize,
     budget: &Budget,
 ) -> Result<Vec<Part>, Unusable> {
@@ -115,13 +116,14 @@ fn on_threads(
     let work = |thread: usize| {
         loop {
             let index = next.fetch_add(1, Ordering::SeqCst);
-            if index >= parts.len() || index > broken.load(Ordering::SeqCst) {
+            if index >= parts.len() {
                 return;
             }
             at_work[thread].store(index, Ordering::SeqCst);
             stops[thread].store(false, Ordering::SeqCst);
             let budget = budget.for_search(u64::MAX).until(stops[thread].clone());
-            let part = judge_part(operations, kind, &parts[index], budget);
+            let needed = index < broken.load(Ordering::SeqCst);
+            let part = judge_part(operations, kind, &parts[index], needed.then_some(budget));
             if matches!(&part, Ok(part) if part.found == Found::NoOrder) {
                 broken.fetch_min(index, Ordering::SeqCst);
                 for (other, stop) in stops.iter().enumerate() {
@@ -150,12 +152,15 @@ fn on_threads(
 fn judge_part(
     operations: &Operations,
     kind: Kind,
-    part: &[u32],
-    mut budget: Budget,
+    part: &[Selected],
+    budget: Option<Budget>,
 ) -> Result<Part, Unusable> {
     let mut prepared = kind.prepare(operations, part)?;
-    let calls = prepared.calls().to_vec();
-    let (found, looked_at) = prepared.search(&calls, &mut budget);
+    let (found, looked_at) = match budget {
+        Some(mut budget) => prepared.search(&mut budget),
+        None => (Found::Exhausted, 0),
+    };
+    let calls = prepared.calls();
     Ok(Part {
         found,
         operations: calls.len(),

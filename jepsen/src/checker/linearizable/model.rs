@@ -26,7 +26,8 @@ pub trait Model {
     fn reads(&self, class: Class) -> bool;
 
     /// Every call is legal in one state only ([`Model::needs`]) or in all, and leaves one state ([`Model::leaves`]) or the
-    /// one that it found.
+    /// one that it found. If what it leaves depends on what it finds, [`Model::places`] says how, and it needs and leaves
+    /// nothing for certain; elsewhere it leaves a state that nobody needs.
     fn plain_values(&self) -> bool {
         false
     }
@@ -37,6 +38,11 @@ pub trait Model {
 
     fn leaves(&self, _class: Class) -> Option<State> {
         None
+    }
+
+    /// (found, left)
+    fn places(&self, _class: Class) -> &[(State, State)] {
+        &[]
     }
 
     /// The state after the call whatever it was before, if the call tells.

@@ -4,7 +4,7 @@ use super::budget::Budget;
 use super::cut;
 use super::model::{Call, Model};
 use super::search::Found;
-use crate::checker::models::{self, Initial};
+use crate::checker::models::{self, Initial, Kv, Selected};
 use crate::history::{Operations, Unusable, Value};
 use rustc_hash::FxHashMap;
 
@@ -50,28 +50,37 @@ impl Prepared {
         &self.calls
     }
 
-    /// Whether there is an order of these calls, and how many places were looked at.
-    pub fn search(&mut self, calls: &[Call], budget: &mut Budget) -> (Found, u64) {
-        self.model.search(calls, budget)
+    /// Whether there is an order of its calls, and how many places were looked at.
+    pub fn search(&mut self, budget: &mut Budget) -> (Found, u64) {
+        self.model.search(&self.calls, budget)
     }
 }
 
 impl Kind {
     /// The operations of each part that can be judged alone, by their numbers.
-    pub fn parts(self, operations: &Operations) -> Result<Vec<Vec<u32>>, Unusable> {
-        match self {
-            Kind::CasRegisterKv | Kind::Kv => by_key(operations),
-            Kind::MultiRegister | Kind::Transactions => Ok(models::components(operations)),
-            _ => Ok(vec![(0..operations.all.len() as u32).collect()]),
-        }
+    pub fn parts(self, operations: &Operations) -> Result<Vec<Vec<Selected>>, Unusable> {
+        let parts = match self {
+            Kind::CasRegisterKv | Kind::Kv => by_key(operations)?,
+            Kind::MultiRegister | Kind::Transactions => models::components(operations),
+            _ => vec![(0..operations.all.len() as u32).collect()],
+        };
+        let firm = true;
+        let selected = |operation| Selected { operation, firm };
+        Ok(parts
+            .into_iter()
+            .map(|part| part.into_iter().map(selected).collect())
+            .collect())
     }
 
-    pub fn prepare(self, operations: &Operations, part: &[u32]) -> Result<Prepared, Unusable> {
+    pub fn prepare(self, operations: &Operations, part: &[Selected]) -> Result<Prepared, Unusable> {
         Ok(match self {
             Kind::Register => Prepared::new(models::register(operations, part)?),
             Kind::CasRegister => Prepared::new(models::cas_register(operations, part, false)?),
             Kind::CasRegisterKv => Prepared::new(models::cas_register(operations, part, true)?),
-            Kind::Kv => Prepared::new(models::kv(operations, part)?),
+            Kind::Kv => match models::kv(operations, part)? {
+                Kv::Register(register, calls) => Prepared::new((register, calls)),
+                Kv::Texts(texts, calls) => Prepared::new((texts, calls)),
+            },
             Kind::MultiRegister => {
                 Prepared::new(models::transactions(operations, part, Initial::Zero)?)
             }

@@ -209,8 +209,9 @@ impl<'a, M: Model> Search<'a, M> {
             let until = match self.model.plain_values() {
                 false => NEVER,
                 true => {
-                    let left = self.model.leaves(class);
-                    left.and_then(|left| seen_until.get(&left))
+                    let left = may_leave(self.model, class);
+                    left.filter_map(|left| seen_until.get(&left))
+                        .max()
                         .copied()
                         .unwrap_or(0)
                 }
@@ -263,16 +264,13 @@ impl<'a, M: Model> Search<'a, M> {
                     *last = call;
                 }
             }
-            if let Some(value) = self.model.leaves(class) {
-                values
-                    .writers
-                    .entry(value)
-                    .or_default()
-                    .push(Choice::Open(call));
+            for value in may_leave(self.model, class) {
+                let writers = values.writers.entry(value).or_default();
+                writers.push(Choice::Open(call));
             }
         }
         for (index, kind) in self.kinds.iter().enumerate() {
-            if let Some(value) = self.model.leaves(kind.class) {
+            for value in may_leave(self.model, kind.class) {
                 let writer = Choice::Unknown(index as u32);
                 values.writers.entry(value).or_default().push(writer);
             }
@@ -418,10 +416,10 @@ impl<'a, M: Model> Search<'a, M> {
             if call == NEVER || is_set(&place.done, slot) {
                 continue;
             }
-            if let Some(value) = self.model.needs(self.class(call))
-                && !wanted.contains(&value)
-            {
-                wanted.push(value);
+            for value in may_need(self.model, self.class(call)) {
+                if !wanted.contains(&value) {
+                    wanted.push(value);
+                }
             }
         }
         let mut at = 0;
@@ -437,12 +435,14 @@ impl<'a, M: Model> Search<'a, M> {
                 if !self.is_left(place, kind) {
                     continue;
                 }
-                if let Some(needed) = self.model.needs(self.kinds[kind as usize].class)
-                    && !wanted.contains(&needed)
-                {
-                    wanted.push(needed);
+                for needed in may_need(self.model, self.kinds[kind as usize].class) {
+                    if !wanted.contains(&needed) {
+                        wanted.push(needed);
+                    }
                 }
-                offered.push(kind);
+                if !offered.contains(&kind) {
+                    offered.push(kind);
+                }
             }
             for kind in offered {
                 self.offer_unknown(place, kind, choices);
@@ -479,7 +479,7 @@ impl<'a, M: Model> Search<'a, M> {
             .expect("only legal calls are chosen");
         place.resets += u32::from(self.model.resets(class));
         if self.values.is_some() && place.state != before {
-            if self.model.needs(class).is_none() {
+            if self.model.needs(class).is_none() && self.model.leaves(class).is_some() {
                 self.take_unseen_along(place);
             }
             if self.leaves_behind(place, before) {
@@ -703,7 +703,7 @@ pub fn seen_until<M: Model>(model: &M, calls: &[Call]) -> FxHashMap<State, u32> 
         return until;
     }
     for call in calls.iter().filter(|call| call.ended != NEVER) {
-        if let Some(value) = model.needs(call.class) {
+        for value in may_need(model, call.class) {
             let end = until.entry(value).or_default();
             *end = (*end).max(call.ended);
         }
@@ -712,16 +712,31 @@ pub fn seen_until<M: Model>(model: &M, calls: &[Call]) -> FxHashMap<State, u32> 
     loop {
         let mut changed = false;
         for call in calls.iter().filter(|call| call.ended == NEVER) {
-            let left = model.leaves(call.class).and_then(|left| until.get(&left));
-            let useful = left.is_some_and(|until| *until > call.invoked);
-            if let (true, Some(value)) = (useful, model.needs(call.class)) {
-                changed |= until.insert(value, NEVER) != Some(NEVER);
+            let left = may_leave(model, call.class)
+                .filter_map(|left| until.get(&left))
+                .max();
+            if left.is_some_and(|until| *until > call.invoked) {
+                for value in may_need(model, call.class) {
+                    changed |= until.insert(value, NEVER) != Some(NEVER);
+                }
             }
         }
         if !changed {
             return until;
         }
     }
+}
+
+/// The states in which it makes a difference what the call finds.
+fn may_need<M: Model>(model: &M, class: Class) -> impl Iterator<Item = State> {
+    let places = model.places(class).iter().map(|(found, _)| *found);
+    model.needs(class).into_iter().chain(places)
+}
+
+/// The states that it may leave and that somebody may need.
+pub fn may_leave<M: Model>(model: &M, class: Class) -> impl Iterator<Item = State> {
+    let places = model.places(class).iter().map(|(_, left)| *left);
+    model.leaves(class).into_iter().chain(places)
 }
 
 fn events_of(calls: &[Call]) -> Vec<Event> {

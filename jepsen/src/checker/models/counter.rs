@@ -1,6 +1,6 @@
 //! A counter that begins at 0: `add` of a number (also a negative one), `read`.
 
-use super::{Numbers, argument, calls_of, happened, unknown_function};
+use super::{Numbers, Selected, argument, calls_of, happened, unknown_function};
 use crate::checker::linearizable::{Call, Class, Model, State};
 use crate::history::{Operation, Operations, Unusable, Value};
 
@@ -19,7 +19,10 @@ pub struct Counter {
     grown: usize,
 }
 
-pub fn counter(operations: &Operations, part: &[u32]) -> Result<(Counter, Vec<Call>), Unusable> {
+pub fn counter(
+    operations: &Operations,
+    part: &[Selected],
+) -> Result<(Counter, Vec<Call>), Unusable> {
     let calls = calls_of(operations, part, |name, operation| match name {
         "read" if !happened(operation) => Ok(None),
         "read" => Ok(Some(Kind::Read(number(&operation.answered, operation)?))),

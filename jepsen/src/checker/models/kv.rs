@@ -1,12 +1,17 @@
 //! Strings by key with get, put and append, each key `""` at first (the model of porcupine's kv tests).
 //!
-//! A state is a chain of the pieces that it was put together from. What a get answered tells which chains can still lead
-//! to it: only the beginnings of that text, unless a put is to come.
+//! Mostly no text that is written begins with another, and nearly every one is written once. Then what a get answered can be
+//! taken apart in one way only, and tells for each piece what stood before it: a key is a register of plain values, an
+//! append a compare-and-set from what stood before to what stands then.
+//!
+//! Otherwise a state is a chain of the pieces that it was put together from. What a get answered tells which chains can
+//! still lead to it: only the beginnings of that text, unless a put is to come.
 
-use super::{Numbers, calls_of, happened, keyed, unknown_function};
+use super::register::{Register, Swap};
+use super::{Calls, Numbers, Selected, calls_of, happened, keyed, unknown_function};
 use crate::checker::linearizable::{Call, Class, Model, State};
 use crate::history::{NEVER, Operations, Unusable, Value};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -24,7 +29,13 @@ struct Node {
     length: usize,
 }
 
-pub struct Kv {
+/// The operations of one key, made ready.
+pub enum Kv {
+    Register(Register, Vec<Call>),
+    Texts(Texts, Vec<Call>),
+}
+
+pub struct Texts {
     classes: Vec<Kind>,
     texts: Vec<Arc<str>>,
     nodes: Vec<Node>,
@@ -35,7 +46,7 @@ pub struct Kv {
 }
 
 /// All operations of the part are of one key.
-pub fn kv(operations: &Operations, part: &[u32]) -> Result<(Kv, Vec<Call>), Unusable> {
+pub fn kv(operations: &Operations, part: &[Selected]) -> Result<Kv, Unusable> {
     let mut numbers: Numbers<Arc<str>> = Numbers::default();
     let mut texts = Vec::new();
     let mut number = |value: &Value, line: u64| {
@@ -61,7 +72,10 @@ pub fn kv(operations: &Operations, part: &[u32]) -> Result<(Kv, Vec<Call>), Unus
             _ => Err(unknown_function(name, operation, "get, put, append")),
         }
     })?;
-    let mut kv = Kv {
+    if let Some(register) = taken_apart(&calls, &texts) {
+        return Ok(Kv::Register(register, calls.calls));
+    }
+    let mut kv = Texts {
         classes: calls.classes,
         texts,
         nodes: Vec::new(),
@@ -70,10 +84,148 @@ pub fn kv(operations: &Operations, part: &[u32]) -> Result<(Kv, Vec<Call>), Unus
         grown: 0,
     };
     kv.node(NEVER, 0);
-    Ok((kv, calls.calls))
+    Ok(Kv::Texts(kv, calls.calls))
 }
 
-impl Kv {
+/// The state of a key to which nothing was written.
+const EMPTY: State = 0;
+/// Any that nobody saw, and one in which no key ever is.
+const UNSEEN: State = State::MAX - 1;
+const IMPOSSIBLE: State = State::MAX - 2;
+
+/// The register that the key is when what is read can be taken apart in one way. A state is what somebody saw, down to
+/// each piece of it; whatever nobody saw is one state.
+fn taken_apart(calls: &Calls<Kind>, texts: &[Arc<str>]) -> Option<Register> {
+    let written = Written::of(calls, texts)?;
+    let mut seen = Seen::default();
+    let mut state_of: FxHashMap<u32, State> = FxHashMap::default();
+    let mut gets: Vec<&Call> = calls
+        .calls
+        .iter()
+        .filter(|call| call.ended != NEVER)
+        .collect();
+    gets.sort_unstable_by_key(|call| call.ended);
+    for call in gets {
+        if let Kind::Get(text) = calls.classes[call.class as usize]
+            && !state_of.contains_key(&text)
+        {
+            state_of.insert(text, seen.state(&texts[text as usize], &written));
+        }
+    }
+    let mut places = Vec::new();
+    let swap = |kind: &Kind| match *kind {
+        Kind::Get(text) => Swap::read(*state_of.get(&text).unwrap_or(&IMPOSSIBLE)),
+        Kind::Put(text) => Swap::write(*seen.after.get(&(EMPTY, text)).unwrap_or(&UNSEEN)),
+        Kind::Append(text) => match seen.places.get(&text).map_or(&[][..], Vec::as_slice) {
+            [] => Swap::write(UNSEEN),
+            // Only this call can have made what was seen.
+            [(before, after)] if written.once(text) => Swap::cas(*before, *after),
+            some => {
+                places.push(some.to_vec());
+                Swap::at_places(places.len() - 1)
+            }
+        },
+    };
+    let swaps = calls.classes.iter().map(swap).collect();
+    Some(Register::with_places(swaps, places, UNSEEN))
+}
+
+/// The texts that were written, none the beginning of another.
+struct Written<'a> {
+    sorted: Vec<(&'a str, u32)>,
+    /// By text: calls that append it, and whether one puts it.
+    appends: FxHashMap<u32, u32>,
+    puts: FxHashSet<u32>,
+}
+
+impl<'a> Written<'a> {
+    /// `None`: they are not such.
+    fn of(calls: &Calls<Kind>, texts: &'a [Arc<str>]) -> Option<Written<'a>> {
+        let mut written = Written {
+            sorted: Vec::new(),
+            appends: FxHashMap::default(),
+            puts: FxHashSet::default(),
+        };
+        for call in &calls.calls {
+            let text = match calls.classes[call.class as usize] {
+                Kind::Get(_) => continue,
+                Kind::Put(text) => {
+                    written.puts.insert(text);
+                    text
+                }
+                Kind::Append(text) => {
+                    *written.appends.entry(text).or_default() += 1;
+                    text
+                }
+            };
+            written.sorted.push((&*texts[text as usize], text));
+        }
+        let sorted = &mut written.sorted;
+        sorted.sort_unstable();
+        sorted.dedup();
+        let empty = sorted.first().is_some_and(|(text, _)| text.is_empty());
+        let ambiguous = sorted.windows(2).any(|two| two[1].0.starts_with(two[0].0));
+        (!empty && !ambiguous).then_some(written)
+    }
+
+    /// By one call, which appends it.
+    fn once(&self, text: u32) -> bool {
+        self.appends.get(&text) == Some(&1) && !self.puts.contains(&text)
+    }
+
+    /// The first piece of a text, and the rest.
+    fn first<'b>(&self, whole: &'b str) -> Option<(u32, &'b str)> {
+        // A piece is not greater than what it begins, and only what it begins lies between them.
+        let at = self
+            .sorted
+            .partition_point(|(text, _)| *text <= whole)
+            .checked_sub(1)?;
+        let (text, number) = self.sorted[at];
+        Some((number, whole.strip_prefix(text)?))
+    }
+}
+
+/// What was seen, as a tree: states, and the piece that leads from one to the next.
+#[derive(Default)]
+struct Seen {
+    after: FxHashMap<(State, u32), State>,
+    /// By text: where it was seen appended.
+    places: FxHashMap<u32, Vec<(State, State)>>,
+}
+
+impl Seen {
+    /// The state in which somebody read this. If it cannot have come about, or not beside what others saw, nobody can have.
+    fn state(&mut self, whole: &str, written: &Written<'_>) -> State {
+        let (mut state, mut rest) = (EMPTY, whole);
+        while !rest.is_empty() {
+            let Some((text, after)) = written.first(rest) else {
+                return IMPOSSIBLE;
+            };
+            let appended = written.appends.contains_key(&text);
+            if !appended && state != EMPTY {
+                return IMPOSSIBLE;
+            }
+            rest = after;
+            if let Some(next) = self.after.get(&(state, text)) {
+                state = *next;
+                continue;
+            }
+            let places = self.places.entry(text).or_default();
+            if written.once(text) && !places.is_empty() {
+                return IMPOSSIBLE;
+            }
+            let next = self.after.len() as State + 1;
+            self.after.insert((state, text), next);
+            if appended {
+                places.push((state, next));
+            }
+            state = next;
+        }
+        state
+    }
+}
+
+impl Texts {
     fn node(&mut self, before: u32, piece: u32) -> u32 {
         if let Some(node) = self.by_parts.get(&(before, piece)) {
             return *node;
@@ -133,7 +285,7 @@ impl Kv {
     }
 }
 
-impl Model for Kv {
+impl Model for Texts {
     fn start(&self) -> State {
         0
     }

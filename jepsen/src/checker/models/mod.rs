@@ -10,15 +10,16 @@ mod set;
 mod transactions;
 
 pub use counter::counter;
-pub use kv::kv;
+pub use kv::{Kv, Texts, kv};
 pub use queue::queue;
-pub use register::{cas_register, mutex, register};
+pub use register::{Register, cas_register, mutex, register};
 pub use set::set;
 pub use transactions::{Initial, components, transactions};
 
 use super::linearizable::{Call, Class};
 use crate::history::{NEVER, Operation, Operations, Outcome, Unusable, Value};
 use rustc_hash::FxHashMap;
+use std::borrow::Cow;
 use std::hash::Hash;
 
 /// Numbers things from 0, each once.
@@ -52,10 +53,35 @@ pub(crate) struct Calls<C> {
     pub classes: Vec<C>,
 }
 
+/// An operation of a part, and whether what is known of its end counts. If not, it may have taken effect at any time after
+/// its invocation or not at all, and what it answered binds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Selected {
+    pub operation: u32,
+    pub firm: bool,
+}
+
+impl Selected {
+    fn of(self, operations: &Operations) -> Cow<'_, Operation> {
+        let operation = &operations.all[self.operation as usize];
+        if self.firm || operation.outcome == Outcome::Failed {
+            return Cow::Borrowed(operation);
+        }
+        Cow::Owned(Operation {
+            outcome: Outcome::Unknown,
+            ended: NEVER,
+            answered: Value::Nil,
+            key: operation.key.clone(),
+            asked: operation.asked.clone(),
+            ..*operation
+        })
+    }
+}
+
 /// The calls that `class` finds for the operations; `None`: it binds nothing. What failed is left out.
 pub(crate) fn calls_of<C: Hash + Eq + Clone>(
     operations: &Operations,
-    part: &[u32],
+    part: &[Selected],
     mut class: impl FnMut(&str, &Operation) -> Result<Option<C>, Unusable>,
 ) -> Result<Calls<C>, Unusable> {
     let mut numbers: FxHashMap<C, Class> = FxHashMap::default();
@@ -63,12 +89,12 @@ pub(crate) fn calls_of<C: Hash + Eq + Clone>(
         calls: Vec::with_capacity(part.len()),
         classes: Vec::new(),
     };
-    for index in part {
-        let operation = &operations.all[*index as usize];
+    for selected in part {
+        let operation = selected.of(operations);
         if operation.outcome == Outcome::Failed {
             continue;
         }
-        let Some(class) = class(operations.name(operation), operation)? else {
+        let Some(class) = class(operations.name(&operation), &operation)? else {
             continue;
         };
         let number = *numbers.entry(class.clone()).or_insert_with(|| {
@@ -79,7 +105,7 @@ pub(crate) fn calls_of<C: Hash + Eq + Clone>(
             invoked: operation.invoked,
             ended: operation.ended,
             class: number,
-            operation: *index,
+            operation: selected.operation,
         });
     }
     Ok(found)

@@ -3,7 +3,7 @@
 //!
 //! A dequeue of unknown outcome may have taken whatever was first.
 
-use super::{Numbers, argument, calls_of, happened, unknown_function};
+use super::{Numbers, Selected, argument, calls_of, happened, unknown_function};
 use crate::checker::linearizable::{Call, Class, Model, State};
 use crate::history::{Operations, Unusable, Value};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct Queue {
     grown: usize,
 }
 
-pub fn queue(operations: &Operations, part: &[u32]) -> Result<(Queue, Vec<Call>), Unusable> {
+pub fn queue(operations: &Operations, part: &[Selected]) -> Result<(Queue, Vec<Call>), Unusable> {
     let mut values: Numbers<Value> = Numbers::default();
     let calls = calls_of(operations, part, |name, operation| match name {
         "enqueue" => Ok(Some(Kind::Enqueue(values.of(argument(operation)?.clone())))),

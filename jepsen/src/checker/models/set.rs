@@ -1,6 +1,6 @@
 //! A set that is empty at first: `add` of an element, `read` of all of them.
 
-use super::{Numbers, argument, calls_of, happened, unknown_function};
+use super::{Numbers, Selected, argument, calls_of, happened, unknown_function};
 use crate::checker::linearizable::{Call, Class, Model, State};
 use crate::history::{Operations, Unusable, Value};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Set {
     grown: usize,
 }
 
-pub fn set(operations: &Operations, part: &[u32]) -> Result<(Set, Vec<Call>), Unusable> {
+pub fn set(operations: &Operations, part: &[Selected]) -> Result<(Set, Vec<Call>), Unusable> {
     let mut elements: Numbers<Value> = Numbers::default();
     let calls = calls_of(operations, part, |name, operation| match name {
         "read" if !happened(operation) => Ok(None),

@@ -4,7 +4,7 @@
 //! a nil value, of unknown value where nil is not what a register begins with), `[:w k v]` or `[:write k v]`,
 //! `[:append k v]` to a list, `[:cas k [old new]]`, and `[:check k v]`, which must hold for the rest to take effect.
 
-use super::{Numbers, calls_of, happened, unknown_function};
+use super::{Numbers, Selected, calls_of, happened, unknown_function};
 use crate::checker::linearizable::{Call, Class, Model, State};
 use crate::history::{NEVER, Operation, Operations, Unusable, Value};
 use rustc_hash::FxHashMap;
@@ -77,7 +77,7 @@ impl Contents {
 
 pub fn transactions(
     operations: &Operations,
-    part: &[u32],
+    part: &[Selected],
     initial: Initial,
 ) -> Result<(Transactions, Vec<Call>), Unusable> {
     let mut keys: Numbers<Value> = Numbers::default();
@@ -88,8 +88,7 @@ pub fn transactions(
     });
     let calls = calls_of(operations, part, |name, operation| {
         let steps = steps(name, operation, initial, &mut keys, &mut contents)?;
-        let only_reads = steps.iter().all(|step| matches!(step, Step::Read(..)));
-        Ok((happened(operation) || !only_reads).then_some(steps))
+        Ok((happened(operation) || !only_reads(&steps)).then_some(steps))
     })?;
     let mut transactions = Transactions {
         classes: calls.classes,
@@ -162,6 +161,10 @@ fn steps(
     Ok(steps.into())
 }
 
+fn only_reads(steps: &[Step]) -> bool {
+    steps.iter().all(|step| matches!(step, Step::Read(..)))
+}
+
 impl Transactions {
     fn state(&mut self, registers: Arc<[u32]>) -> State {
         let number = self.states.of(registers.clone());
@@ -198,8 +201,7 @@ impl Model for Transactions {
     }
 
     fn reads(&self, class: Class) -> bool {
-        let steps = &self.classes[class as usize];
-        steps.iter().all(|step| matches!(step, Step::Read(..)))
+        only_reads(&self.classes[class as usize])
     }
 
     fn grown(&mut self) -> usize {

@@ -1,0 +1,110 @@
+//! The models by the names that the command line has for them.
+
+use crate::checker::linearizable::{self, Judgement, Kind};
+use crate::checker::{Checked, Finding, Verdict};
+use crate::history::{Operations, Unusable};
+use clap::ValueEnum;
+
+pub use crate::checker::linearizable::Settings;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Model {
+    /// A register, nil at first: read, write
+    Register,
+    /// A register with compare-and-set, nil at first: read, write, cas [old new]
+    CasRegister,
+    /// The same, one for each key: every value is [key value]
+    CasRegisterKv,
+    /// Strings by key, "" at first: get, put, append
+    Kv,
+    /// Registers that begin as 0: txn of steps [:read k v] and [:write k v]
+    MultiRegister,
+    /// A lock, free at first: acquire, release
+    Mutex,
+    /// A set, empty at first: add, read
+    Set,
+    /// A counter, 0 at first: add, read
+    Counter,
+    /// A first-in, first-out queue: enqueue, dequeue (nil: it was empty)
+    Queue,
+    /// Objects, nil at first: txn of steps :r, :w, :append, :cas [old new] and :check
+    Transactions,
+}
+
+pub const HELP: &str = "\
+Formats: Jepsen's EDN (edn), log lines of an old Jepsen (jepsen-log), porcupine's kv tests (kv-txt), and one JSON object a \
+line (jsonl): {\"process\": 0, \"type\": \"invoke\", \"f\": \"write\", \"value\": 3}, with \"key\" and \"time\" (ns) where they apply. \
+Each may be packed with gzip. The order of the lines is the order in time. An operation that ends with :info, or never, may \
+take effect at any time after its invocation, once or not at all; one that ends with :fail did not.
+
+Exit status: 0 it holds, 1 it does not, 2 the input is unusable (the line is named), 3 unknown.
+
+Examples:
+  understudy-jepsen check history.edn --model cas-register
+  understudy-jepsen check history.jsonl.gz --model kv --timeline why.html
+  grep -v nemesis log | understudy-jepsen check - --model mutex --format jepsen-log";
+
+impl Model {
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no model is hidden");
+        value.get_name().to_string()
+    }
+
+    /// How the verdicts are called.
+    pub fn words(self) -> (&'static str, &'static str) {
+        ("linearizable", "not-linearizable")
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Model::Register => Kind::Register,
+            Model::CasRegister => Kind::CasRegister,
+            Model::CasRegisterKv => Kind::CasRegisterKv,
+            Model::Kv => Kind::Kv,
+            Model::MultiRegister => Kind::MultiRegister,
+            Model::Mutex => Kind::Mutex,
+            Model::Set => Kind::Set,
+            Model::Counter => Kind::Counter,
+            Model::Queue => Kind::Queue,
+            Model::Transactions => Kind::Transactions,
+        }
+    }
+
+    pub fn check(self, operations: &Operations, settings: Settings) -> Result<Checked, Unusable> {
+        let judgement = linearizable::judge(operations, self.kind(), settings)?;
+        Ok(checked(operations, judgement))
+    }
+}
+
+fn checked(operations: &Operations, judgement: Judgement) -> Checked {
+    let verdict = match judgement.verdict {
+        linearizable::Verdict::Linearizable => Verdict::Holds,
+        linearizable::Verdict::Unknown(why) => Verdict::Unknown(why),
+        linearizable::Verdict::Violation(violation) => {
+            let breaks = &operations.all[violation.breaks as usize];
+            let exact = if violation.prefix_exact {
+                ""
+            } else {
+                " (at most)"
+            };
+            let text = format!(
+                "linearizable up to line {}{exact}; there is no order of what follows, whatever the other operations did",
+                breaks.end_line - 1
+            );
+            Verdict::Violated(vec![Finding {
+                name: "not-linearizable",
+                text,
+                operations: violation.core,
+            }])
+        }
+    };
+    Checked {
+        verdict,
+        operations: judgement.operations,
+        unknown: judgement.unknown,
+        figures: vec![
+            ("parts", judgement.parts as u64),
+            ("places looked at", judgement.looked_at),
+        ],
+    }
+}
