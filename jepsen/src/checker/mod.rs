@@ -5,6 +5,7 @@
 pub mod bank;
 mod convergence;
 mod counter_bounds;
+pub mod elle;
 mod exactly_once;
 mod explained;
 mod graph;

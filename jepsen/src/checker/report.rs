@@ -53,11 +53,6 @@ impl Report {
         }
     }
 
-    pub fn count(&self, name: &str) -> u64 {
-        let place = self.names.iter().position(|known| *known == name);
-        place.map_or(0, |place| self.counts[place])
-    }
-
     pub fn figure(&mut self, name: &'static str, figure: u64) {
         self.figures.push((name, figure));
     }
