@@ -10,17 +10,20 @@
 //!
 //! **With versions**, where answers are pairs `[value version]` and versions can be compared (numbers, or lists such as
 //! `[epoch version]`): each answer is judged by the greatest version that its session had met in that key. Two values
-//! under one version are a finding, too. This is done for keys of which every value has a version somewhere.
+//! under one version are a finding, too. This is done for keys of which every value that somebody met has a version
+//! somewhere.
 //!
 //! **Without versions**, a session that keeps all four puts what it meets into an order, and the sessions must agree on
-//! one: where values must each be newer than the other, some session was let down. Writes count first: a finding is
+//! one: where values must each be newer than the other, some session was let down. Versions that some values have count
+//! first, then writes: a finding is `monotonic-writes` when the writes of sessions contradict versions,
 //! `writes-follow-reads` when writes alone contradict each other, otherwise `read-your-writes` or `monotonic-reads` when
-//! reads of the one kind contradict them, and `session-order` when it takes both. `monotonic-writes` is never found this
-//! way: without versions there is nothing to hold against the writes of a session. A contradiction is told once, however
+//! reads of the one kind contradict them, and `session-order` when it takes both. A contradiction is told once, however
 //! many operations take part.
 //!
-//! A value that nobody wrote is a value like others: it may have been there at first. What a write of unknown outcome did is not known to its session, so the session may not count on it. Source: Terry et
-//! al., "Session Guarantees for Weakly Consistent Replicated Data" (PDIS 1994).
+//! A value that nobody wrote is a value like others: it may have been there at first. What a write of unknown outcome did
+//! is not known to its session, so the session may not count on it.
+//!
+//! Source: Terry et al., "Session Guarantees for Weakly Consistent Replicated Data" (PDIS 1994).
 
 use super::Checked;
 use super::graph::{Edge, Graph, Mask, Paths};
@@ -92,7 +95,7 @@ pub fn sessions(operations: &Operations) -> Result<Checked, Unusable> {
     let mut by_version = 0;
     for (name, key) in &keys {
         find_shared_versions(name, key, &mut report);
-        if key.versions.iter().skip(1).all(Option::is_some) {
+        if key.has_versions() {
             by_version += 1;
             judge_by_version(name, key, operations, &mut report);
         } else {
@@ -132,6 +135,12 @@ impl Key {
         let (value, version) = with_version(answered);
         let value = self.number(value);
         self.note(index, operation, false, value, version, report);
+    }
+
+    /// What nobody met needs none: a write whose answer was lost tells no version.
+    fn has_versions(&self) -> bool {
+        let mut met = self.met.iter();
+        met.all(|met| met.value == 0 || self.versions[met.value].is_some())
     }
 
     fn number(&mut self, value: Value) -> usize {
@@ -286,7 +295,8 @@ const BY_READS: Mask = 1 << 5;
 const BY_ALL_WRITES: Mask = BY_START | BY_VERSION | BY_WRITES | BY_READ_AND_WRITE;
 
 /// What is found when edges of these kinds contradict each other, and those above it do not.
-const BLAMED: [(Mask, &str); 4] = [
+const BLAMED: [(Mask, &str); 5] = [
+    (BY_START | BY_VERSION | BY_WRITES, MONOTONIC_WRITES),
     (BY_ALL_WRITES, WRITES_FOLLOW_READS),
     (BY_ALL_WRITES | BY_WRITE_AND_READ, READ_YOUR_WRITES),
     (BY_ALL_WRITES | BY_READS, MONOTONIC_READS),
@@ -454,6 +464,19 @@ mod tests {
     }
 
     #[test]
+    fn a_write_whose_answer_was_lost_takes_no_versions_away() {
+        let text = "0 invoke write [x 1]
+                    0 info write [x 1]
+                    1 invoke read [x nil]
+                    1 ok read [x [2 2]]
+                    1 invoke read [x nil]
+                    1 ok read [x [3 1]]";
+        let checked = sessions(&told(text)).unwrap();
+        assert_eq!(names(&checked), ["monotonic-reads"]);
+        assert_eq!(figure(&checked, "keys_by_version"), 1);
+    }
+
+    #[test]
     fn a_version_that_a_reader_tells_counts_for_the_writer() {
         let text = "0 write x 1 1
                     0 read x nil [2 4]
@@ -488,6 +511,15 @@ mod tests {
         ] {
             assert_eq!(names(&check(text)), [expected], "{text}");
         }
+    }
+
+    #[test]
+    fn versions_of_some_values_count_first() {
+        // Nobody tells the version of 3.
+        let text = "1 read x nil 3
+                    0 write x 1 [1 5]
+                    0 write x 2 [2 4]";
+        assert_eq!(names(&check(text)), ["monotonic-writes"]);
     }
 
     #[test]
