@@ -8,6 +8,7 @@ mod timeline;
 
 pub use models::Model;
 
+use crate::checker::elle::Consistency;
 use crate::checker::{Checked, Finding, Verdict};
 use crate::history::{Format, NEVER, Operation, Operations, Outcome, Unusable, read};
 use anyhow::Context;
@@ -33,6 +34,9 @@ pub struct Check {
     /// What the system promises to be
     #[arg(long)]
     model: Model,
+    /// What transactions of list-append promise
+    #[arg(long, default_value = "strict-serializable")]
+    consistency: Consistency,
     /// The format of the input [default: guessed from the content]
     #[arg(long)]
     format: Option<Format>,
@@ -86,7 +90,9 @@ impl Check {
     fn judge(&self, path: &Path) -> Result<(Operations, Checked), Unusable> {
         let (_, events) = read(path, self.format)?;
         let operations = Operations::collect(events)?;
-        let checked = self.model.check(&operations, self.settings())?;
+        let checked = self
+            .model
+            .check(&operations, self.settings(), self.consistency)?;
         Ok((operations, checked))
     }
 

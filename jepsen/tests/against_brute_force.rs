@@ -202,7 +202,7 @@ fn told(kind: Kind, drawn: &[Drawn]) -> Vec<Told> {
             .unwrap() as u32
     };
     // Half of the histories of strings write each text once.
-    let distinct = drawn[0].5 % 2 == 0;
+    let distinct = drawn[0].5.is_multiple_of(2);
     let names = functions(kind);
     let one = |(index, d): (usize, &Drawn)| {
         let (f, key, asked, answered, outcome, ..) = d;

@@ -26,7 +26,8 @@ pub fn run(check: &Check) -> anyhow::Result<u8> {
         let mut best = f64::INFINITY;
         let mut verdict = Verdict::Holds;
         for _ in 0..RUNS {
-            let (checked, ms) = timed(|| check.model.check(&operations, settings));
+            let (checked, ms) =
+                timed(|| check.model.check(&operations, settings, check.consistency));
             verdict = checked?.verdict;
             best = best.min(ms);
         }

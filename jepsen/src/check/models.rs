@@ -1,7 +1,8 @@
 //! The models by the names that the command line has for them.
 
+use crate::checker::elle::Consistency;
 use crate::checker::linearizable::{self, Judgement, Kind};
-use crate::checker::{Checked, Finding, Verdict};
+use crate::checker::{self, Checked, Finding, Verdict, bank};
 use crate::history::{Operations, Unusable};
 use clap::ValueEnum;
 
@@ -29,7 +30,27 @@ pub enum Model {
     Queue,
     /// Objects, nil at first: txn of steps :r, :w, :append, :cas [old new] and :check
     Transactions,
+    /// Lists by key, judged by cycles as Elle does: txn of steps [:append k v] and [:r k list]
+    #[value(alias = "list-append-txn")]
+    ListAppend,
+    /// Unique elements: add, read of all; nothing that was acknowledged or seen is lost
+    SetFull,
+    /// A counter: add, read; every read is between the least and the most that it can be
+    CounterBounds,
+    /// Accounts: transfer {:from :to :amount}, read of all balances; the total stays, nobody is in debt
+    Bank,
+    /// generate; no id is given twice
+    UniqueIds,
+    /// Registers by key: write, read of [key value]; what each process saw before is not taken back
+    Sessions,
+    /// request, and read of the ids in a log; each acknowledged one is there, none twice
+    ExactlyOnce,
+    /// final-read of each copy; all are equal
+    Convergence,
 }
+
+/// The words for both verdicts.
+const LINEARIZABLE: (&str, &str) = ("linearizable", "not-linearizable");
 
 pub const HELP: &str = "\
 Formats: Jepsen's EDN (edn), log lines of an old Jepsen (jepsen-log), porcupine's kv tests (kv-txt), and one JSON object a \
@@ -52,11 +73,17 @@ impl Model {
 
     /// How the verdicts are called.
     pub fn words(self) -> (&'static str, &'static str) {
-        ("linearizable", "not-linearizable")
+        match self.kind() {
+            Some(_) => LINEARIZABLE,
+            // Strictly serializable is what linearizable is called of transactions.
+            None if self == Model::ListAppend => LINEARIZABLE,
+            None => ("holds", "violated"),
+        }
     }
 
-    fn kind(self) -> Kind {
-        match self {
+    /// Of a model that the search for a linear order judges.
+    fn kind(self) -> Option<Kind> {
+        Some(match self {
             Model::Register => Kind::Register,
             Model::CasRegister => Kind::CasRegister,
             Model::CasRegisterKv => Kind::CasRegisterKv,
@@ -67,12 +94,31 @@ impl Model {
             Model::Counter => Kind::Counter,
             Model::Queue => Kind::Queue,
             Model::Transactions => Kind::Transactions,
-        }
+            _ => return None,
+        })
     }
 
-    pub fn check(self, operations: &Operations, settings: Settings) -> Result<Checked, Unusable> {
-        let judgement = linearizable::judge(operations, self.kind(), settings)?;
-        Ok(checked(operations, judgement))
+    pub fn check(
+        self,
+        operations: &Operations,
+        settings: Settings,
+        consistency: Consistency,
+    ) -> Result<Checked, Unusable> {
+        if let Some(kind) = self.kind() {
+            let judgement = linearizable::judge(operations, kind, settings)?;
+            return Ok(checked(operations, judgement));
+        }
+        match self {
+            Model::SetFull => checker::set_full(operations, false),
+            Model::CounterBounds => checker::counter_bounds(operations),
+            Model::Bank => checker::bank(operations, bank::Rules::default()),
+            Model::UniqueIds => checker::unique_ids(operations),
+            Model::Sessions => checker::sessions(operations),
+            Model::ExactlyOnce => checker::exactly_once(operations),
+            Model::Convergence => checker::convergence(operations),
+            // What is left is judged by its cycles.
+            _ => checker::list_append(operations, consistency),
+        }
     }
 }
 

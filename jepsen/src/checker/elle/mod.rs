@@ -29,7 +29,7 @@ use transactions::Transactions;
 use versions::Versions;
 
 /// What the system promises.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
 pub enum Consistency {
     /// Some order explains what the transactions saw.
     Serializable,

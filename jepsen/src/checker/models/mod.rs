@@ -146,7 +146,7 @@ pub(crate) fn happened(operation: &Operation) -> bool {
 }
 
 pub(crate) fn unknown_function(name: &str, operation: &Operation, known: &str) -> Unusable {
-    let what = format!("this model has no function '{name}'; it knows {known}");
+    let what = format!("the function '{name}' is not known here; known are {known}");
     Unusable::at(operation.line, what)
 }
 
