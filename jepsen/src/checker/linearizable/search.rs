@@ -8,7 +8,8 @@
 //! - A read is put in place as soon as it is legal: it changes nothing, so what can follow later can follow now.
 //! - A call of unknown outcome is put in place only when the next one depends on it: otherwise the order without it is
 //!   legal too, and it is still at hand. Equal ones are interchangeable, so only their number counts.
-//! - What failed with some unknown calls used up fails with more of them used up.
+//! - What failed with some unknown calls used up fails with more of them used up; and only those count that were asked for
+//!   in vain on the way to that failure, for with any number of the others the same would have been tried.
 //! - A call of unknown outcome that leaves a value which nobody sees afterwards is left out, as above.
 //! - A state that a read to come rules out is not gone into ([`Model::leads_to`]; and for models of plain values: a value
 //!   that somebody still has to see is not left when nobody is left to write it).
@@ -83,7 +84,11 @@ struct Frame {
     place: Place,
     choices: SmallVec<[Choice; 8]>,
     next: u32,
+    /// Kinds that were asked for in vain from here on, because all of them were used up.
+    blocked: Blocked,
 }
+
+type Blocked = SmallVec<[u32; 4]>;
 
 #[derive(Clone, Copy)]
 enum Choice {
@@ -321,18 +326,21 @@ impl<'a, M: Model> Search<'a, M> {
                 if place.at as usize == self.events.len() {
                     return Found::Order;
                 }
-                if !self.has_failed(&place) {
+                if let Some(set) = self.failed_with(&place) {
+                    let kinds = set.iter().map(|(kind, _)| *kind).collect();
+                    block(stack.last_mut(), kinds);
+                } else {
                     self.looked_at += 1;
                     let grown = size_of::<Frame>() + self.model.grown();
                     if !budget.take(1, grown) {
                         return Found::Exhausted;
                     }
-                    let choices = self.choices(&place);
-                    let next = 0;
+                    let (choices, blocked) = self.choices(&place);
                     stack.push(Frame {
                         place,
                         choices,
-                        next,
+                        next: 0,
+                        blocked,
                     });
                 }
             }
@@ -345,14 +353,16 @@ impl<'a, M: Model> Search<'a, M> {
                     // The last choice of a place needs no copy of it, but its key is needed when it fails.
                     let mut place = frame.place.clone();
                     self.seek(place.at);
-                    if self.choose(&mut place, choice) {
-                        coming = Some(place);
+                    match self.choose(&mut place, choice) {
+                        Ok(()) => coming = Some(place),
+                        Err(blocked) => block(stack.last_mut(), blocked),
                     }
                 }
                 None => {
-                    let place = stack.pop().expect("it was there").place;
+                    let failed = stack.pop().expect("it was there");
                     budget.give_back(size_of::<Frame>());
-                    let grown = self.remember(place);
+                    let grown = self.remember(failed.place, &failed.blocked);
+                    block(stack.last_mut(), failed.blocked);
                     self.bytes += grown;
                     if !budget.take(0, grown) {
                         return Found::Exhausted;
@@ -363,8 +373,9 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// What may get its place next, the call that returns first of all.
-    fn choices(&mut self, place: &Place) -> SmallVec<[Choice; 8]> {
+    fn choices(&mut self, place: &Place) -> (SmallVec<[Choice; 8]>, Blocked) {
         let mut choices = SmallVec::new();
+        let mut blocked = Blocked::new();
         let Event::Return(target) = self.events[place.at as usize] else {
             unreachable!("a place is before a return")
         };
@@ -382,21 +393,28 @@ impl<'a, M: Model> Search<'a, M> {
             }
         }
         match self.values.is_some() {
-            true => self.wanted_unknown(place, &mut choices),
+            true => self.wanted_unknown(place, &mut choices, &mut blocked),
             false => {
                 for kind in 0..self.kinds.len() as u32 {
-                    if self.is_left(place, kind) {
+                    if self.is_left(place, kind, &mut blocked) {
                         self.offer_unknown(place, kind, &mut choices);
                     }
                 }
             }
         }
-        choices
+        (choices, blocked)
     }
 
-    fn is_left(&self, place: &Place, kind: u32) -> bool {
-        self.cursor.ready[kind as usize] > used(&place.used, kind)
-            && self.kinds[kind as usize].until >= place.at
+    fn is_left(&self, place: &Place, kind: u32, blocked: &mut Blocked) -> bool {
+        let ready = self.cursor.ready[kind as usize];
+        if ready == 0 || self.kinds[kind as usize].until < place.at {
+            return false;
+        }
+        let left = ready > used(&place.used, kind);
+        if !left && !blocked.contains(&kind) {
+            blocked.push(kind);
+        }
+        left
     }
 
     /// Unless it changes nothing.
@@ -409,7 +427,12 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// Unknown calls that leave what an open call needs, or what another such unknown call needs for that.
-    fn wanted_unknown(&mut self, place: &Place, choices: &mut SmallVec<[Choice; 8]>) {
+    fn wanted_unknown(
+        &mut self,
+        place: &Place,
+        choices: &mut SmallVec<[Choice; 8]>,
+        blocked: &mut Blocked,
+    ) {
         let mut wanted: SmallVec<[State; 16]> = SmallVec::new();
         for slot in 0..self.slots {
             let call = self.cursor.open[slot];
@@ -432,7 +455,7 @@ impl<'a, M: Model> Search<'a, M> {
                 let Choice::Unknown(kind) = *writer else {
                     break;
                 };
-                if !self.is_left(place, kind) {
+                if !self.is_left(place, kind, blocked) {
                     continue;
                 }
                 for needed in may_need(self.model, self.kinds[kind as usize].class) {
@@ -458,8 +481,8 @@ impl<'a, M: Model> Search<'a, M> {
         place.lured_from == NONE || self.model.step(place.lured_from, class) != Some(after)
     }
 
-    /// False: this leads nowhere.
-    fn choose(&mut self, place: &mut Place, choice: Choice) -> bool {
+    /// An error: this leads nowhere, because of the kinds that are used up.
+    fn choose(&mut self, place: &mut Place, choice: Choice) -> Result<(), Blocked> {
         let before = place.state;
         let class = match choice {
             Choice::Open(call) => {
@@ -482,15 +505,21 @@ impl<'a, M: Model> Search<'a, M> {
             if self.model.needs(class).is_none() && self.model.leaves(class).is_some() {
                 self.take_unseen_along(place);
             }
-            if self.leaves_behind(place, before) {
-                return false;
+            if let Some(blocked) = self.leaves_behind(place, before) {
+                return Err(blocked);
             }
         }
         if self.ahead.is_some() && !self.may_lead_on(place) {
-            return false;
+            // With fewer of these in their places, one of them might reset what rules this out.
+            let kinds = place.used.iter().map(|(kind, _)| *kind);
+            return Err(kinds.filter(|kind| self.resets(*kind)).collect());
         }
         self.settle(place);
-        true
+        Ok(())
+    }
+
+    fn resets(&self, kind: u32) -> bool {
+        self.model.resets(self.kinds[kind as usize].class)
     }
 
     /// Blind writes that nobody has to see get their place before the blind write that was just placed.
@@ -512,30 +541,31 @@ impl<'a, M: Model> Search<'a, M> {
         }
     }
 
-    /// Whether somebody still has to see `value`, and nobody is left to write it.
-    fn leaves_behind(&self, place: &Place, value: State) -> bool {
+    /// Not none if somebody still has to see `value` and nobody is left to write it: the kinds of writers that are used up.
+    fn leaves_behind(&self, place: &Place, value: State) -> Option<Blocked> {
         let values = self.values.as_ref().expect("this model has plain values");
-        let Some(last) = values.last_seen_by.get(&value) else {
-            return false;
-        };
+        let last = values.last_seen_by.get(&value)?;
         if self.is_done(place, *last) {
-            return false;
+            return None;
         }
         let until = self.returned[*last as usize];
         let writers = values.writers.get(&value).map_or(&[][..], Vec::as_slice);
         if writers.len() > WRITERS_LOOKED_AT {
-            return false;
+            return None;
         }
-        !writers.iter().any(|writer| match *writer {
+        let mut blocked = Blocked::new();
+        let left = writers.iter().any(|writer| match *writer {
             Choice::Open(call) => {
                 call != *last && self.invoked[call as usize] < until && !self.is_done(place, call)
             }
             Choice::Unknown(kind) => {
+                blocked.push(kind);
                 let invoked = &self.kinds[kind as usize].invoked;
                 let ready = invoked.partition_point(|event| *event < until) as u32;
                 ready > used(&place.used, kind)
             }
-        })
+        });
+        (!left).then_some(blocked)
     }
 
     fn is_done(&self, place: &Place, call: u32) -> bool {
@@ -646,9 +676,10 @@ impl<'a, M: Model> Search<'a, M> {
         }
     }
 
-    fn has_failed(&self, place: &Place) -> bool {
+    /// What was used up when the same failed, if it did and that is used up here too.
+    fn failed_with(&self, place: &Place) -> Option<&Used> {
         if self.failed.is_empty() {
-            return false;
+            return None;
         }
         let key = Key {
             at: place.at,
@@ -657,11 +688,12 @@ impl<'a, M: Model> Search<'a, M> {
             done: place.done.clone(),
         };
         let sets = self.failed.get(&key).map_or(&[][..], SmallVec::as_slice);
-        sets.iter().any(|set| is_within(set, &place.used))
+        sets.iter().find(|set| is_within(set, &place.used))
     }
 
-    /// That no order begins like this. Gives the bytes that it takes.
-    fn remember(&mut self, place: Place) -> usize {
+    /// That no order begins like this, with so many of the blocked kinds used up. Gives the bytes that it takes.
+    fn remember(&mut self, mut place: Place, blocked: &Blocked) -> usize {
+        place.used.retain(|(kind, _)| blocked.contains(kind));
         let heap = if place.done.spilled() {
             place.done.len() * 8
         } else {
@@ -737,6 +769,17 @@ fn may_need<M: Model>(model: &M, class: Class) -> impl Iterator<Item = State> {
 pub fn may_leave<M: Model>(model: &M, class: Class) -> impl Iterator<Item = State> {
     let places = model.places(class).iter().map(|(_, left)| *left);
     model.leaves(class).into_iter().chain(places)
+}
+
+/// Adds kinds to those that were asked for in vain.
+fn block(frame: Option<&mut Frame>, kinds: Blocked) {
+    if let Some(frame) = frame {
+        let new = kinds
+            .into_iter()
+            .filter(|kind| !frame.blocked.contains(kind))
+            .collect::<Blocked>();
+        frame.blocked.extend(new);
+    }
 }
 
 fn events_of(calls: &[Call]) -> Vec<Event> {
