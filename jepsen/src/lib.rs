@@ -5,6 +5,8 @@
 pub mod checker;
 pub mod dice;
 pub mod history;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod nemesis;
 pub mod run;
 pub mod sim;
