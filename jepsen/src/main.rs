@@ -1,7 +1,7 @@
 //! `understudy-jepsen`: seeded simulation with faults, its replay, and the proof that its checks catch mistakes.
 //!
-//! Exit codes: 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence. Each
-//! failure prints the command that repeats it.
+//! Exit codes: 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence; the help of
+//! `test` has those of that verb. Each failure prints the command that repeats it.
 
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
@@ -30,6 +30,9 @@ enum Command {
     Replay(Replay),
     /// Show that each built-in mistake is caught (needs a build with the feature `mutants`)
     Mutants(Mutants),
+    /// Break a cluster of real processes, and judge what its clients saw
+    #[cfg(feature = "live")]
+    Test(understudy_jepsen::live::cli::Test),
 }
 
 #[derive(Args)]
@@ -86,6 +89,8 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => choose(fuzz.mutant.as_deref()).and_then(|()| fuzz.run()),
         Command::Replay(replay) => choose(replay.mutant.as_deref()).and_then(|()| replay.run()),
         Command::Mutants(mutants) => mutants.run(),
+        #[cfg(feature = "live")]
+        Command::Test(test) => test.run(),
     };
     match code {
         Ok(code) => ExitCode::from(code),

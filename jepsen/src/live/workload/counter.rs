@@ -1,0 +1,60 @@
+//! A counter: adds that are asked for again under the same id until it is known what came of them, so each counts once.
+
+use super::{Found, Generator, Promise, Shape, Workload};
+use crate::checker::linearizable::Kind;
+use crate::dice::Dice;
+use crate::history::{Operations, Unusable, Value};
+use crate::live::system::{Offers, Op};
+
+const LAST_READS: usize = 3;
+
+pub struct Counter;
+
+struct OfWorker;
+
+impl Generator for OfWorker {
+    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+        match dice.permille(200) {
+            true => Op::new("read", Value::Nil),
+            false => Op::new("add", Value::Int(dice.between(1, 5) as i64)),
+        }
+    }
+}
+
+impl Workload for Counter {
+    fn name(&self) -> &'static str {
+        "counter"
+    }
+
+    fn about(&self) -> &'static str {
+        "adds, repeated under the same request id until they are known; each counts exactly once"
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Counter
+    }
+
+    fn generator(&self, _worker: usize, _workers: usize) -> Box<dyn Generator> {
+        Box::new(OfWorker)
+    }
+
+    fn last(&self) -> Vec<Op> {
+        vec![Op::new("read", Value::Nil); LAST_READS]
+    }
+
+    /// In a lazy namespace an add that a failover cut off becomes a conflict when others were added meanwhile.
+    fn promise(&self, offers: Offers) -> Promise {
+        match offers.linearizable() {
+            true => Promise::Holds,
+            false => Promise::Open,
+        }
+    }
+
+    fn judge(&self, operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
+        Ok(vec![Found::linearizable(
+            "counter",
+            operations,
+            Kind::Counter,
+        )?])
+    }
+}
