@@ -2,11 +2,26 @@
 //!
 //! They know nothing of the world in which the history was made.
 
+pub mod bank;
+mod convergence;
+mod counter_bounds;
+pub mod elle;
+mod exactly_once;
 mod explained;
+mod graph;
 pub mod linearizable;
 pub mod models;
+mod report;
+mod set_full;
+mod unique_ids;
 
+pub use bank::bank;
+pub use convergence::convergence;
+pub use counter_bounds::counter_bounds;
+pub use exactly_once::exactly_once;
 pub use explained::values_are_explained;
+pub use set_full::set_full;
+pub use unique_ids::unique_ids;
 
 /// What a check came to.
 #[derive(Clone, Debug)]
