@@ -175,7 +175,10 @@ impl Test {
             managers: self.managers,
             nodes: self.nodes,
             mode: self.namespace_policy,
-            shards: SHARDS,
+            shards: match workload.shape().in_one_shard() {
+                true => 1,
+                false => SHARDS,
+            },
             shape: workload.shape(),
             level: self.reads.level(),
         };

@@ -3,10 +3,10 @@
 //! Lists come in groups, one group for a tag, so that there is work on several shards; no transaction leaves its group.
 
 use super::{Found, Generator, Promise, Shape, Workload};
-use crate::checker::linearizable::Kind;
+use crate::checker::elle::{Consistency, list_append};
 use crate::dice::Dice;
 use crate::history::{Operations, Unusable, Value};
-use crate::live::system::{Offers, Op};
+use crate::live::system::{Keeps, Offers, Op};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -100,14 +100,19 @@ impl Workload for Append {
     }
 
     fn promise(&self, offers: Offers) -> Promise {
-        match offers.linearizable() {
-            true => Promise::Holds,
-            false => Promise::Breaks,
+        match offers.keeps {
+            Keeps::Always => Promise::Holds,
+            Keeps::GivenBack => Promise::Breaks,
         }
     }
 
-    fn judge(&self, operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
-        let found = Found::linearizable("transactions", operations, Kind::Transactions)?;
-        Ok(vec![found])
+    /// An old copy is one that was once whole: what it shows goes into an order, if not into that of real time.
+    fn judge(&self, operations: &Operations, offers: Offers) -> Result<Vec<Found>, Unusable> {
+        let consistency = match offers.fresh_reads {
+            true => Consistency::StrictSerializable,
+            false => Consistency::Serializable,
+        };
+        let checked = list_append(operations, consistency)?;
+        Ok(vec![Found::of("list-append", operations, checked)])
     }
 }

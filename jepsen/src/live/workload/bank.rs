@@ -1,6 +1,7 @@
 //! A bank: money goes from account to account in transactions of one shard, and all accounts together hold the same always.
 
 use super::{Found, Generator, Promise, Shape, Workload};
+use crate::checker::bank::{Rules, bank};
 use crate::dice::Dice;
 use crate::history::{Operations, Unusable, Value};
 use crate::live::system::{Offers, Op};
@@ -76,7 +77,12 @@ impl Workload for Bank {
         Promise::Holds
     }
 
-    fn judge(&self, _operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
-        Ok(Vec::new())
+    fn judge(&self, operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
+        let rules = Rules {
+            total: Some(ACCOUNTS * BALANCE),
+            negative_allowed: false,
+        };
+        let checked = bank(operations, rules)?;
+        Ok(vec![Found::of("bank", operations, checked)])
     }
 }

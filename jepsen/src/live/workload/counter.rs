@@ -1,7 +1,7 @@
 //! A counter: adds that are asked for again under the same id until it is known what came of them, so each counts once.
 
 use super::{Found, Generator, Promise, Shape, Workload};
-use crate::checker::linearizable::Kind;
+use crate::checker::counter_bounds;
 use crate::dice::Dice;
 use crate::history::{Operations, Unusable, Value};
 use crate::live::system::{Offers, Op};
@@ -51,10 +51,7 @@ impl Workload for Counter {
     }
 
     fn judge(&self, operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
-        Ok(vec![Found::linearizable(
-            "counter",
-            operations,
-            Kind::Counter,
-        )?])
+        let checked = counter_bounds(operations)?;
+        Ok(vec![Found::of("counter-bounds", operations, checked)])
     }
 }

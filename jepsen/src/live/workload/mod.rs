@@ -35,6 +35,13 @@ pub enum Shape {
     Append,
 }
 
+impl Shape {
+    /// Whether everything of the workload is together in one place of the system, which a fault has to find.
+    pub fn in_one_shard(self) -> bool {
+        matches!(self, Shape::Counter | Shape::Bank)
+    }
+}
+
 /// What the operations of one worker are drawn from.
 pub trait Generator: Send {
     /// `share`: of the run's time, from 0 to 1.

@@ -10,8 +10,8 @@ use crate::history::event::Type;
 use crate::history::{Operations, Unusable, Value};
 use crate::live::system::{Done, Offers, Op};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Keys in use at a time.
 const KEYS: i64 = 8;
@@ -29,12 +29,18 @@ pub struct Register {
 struct Shared {
     operations: AtomicI64,
     value: AtomicI64,
+    /// The value that anybody saw last, by key: what a compare-and-set expects, or it would hardly ever succeed.
+    seen: Mutex<BTreeMap<i64, Value>>,
 }
 
 impl Shared {
     /// The first key in use: all move on together, by one each time that one is used up.
     fn first_key(&self) -> i64 {
         self.operations.load(Ordering::Relaxed) / OPERATIONS_OF_A_KEY
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<i64, Value>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,22 +50,21 @@ pub fn register_key(key: &Value) -> String {
 
 struct OfWorker {
     shared: Arc<Shared>,
-    /// The value seen last, by key.
-    seen: BTreeMap<i64, Value>,
 }
 
 impl Generator for OfWorker {
     fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
         self.shared.operations.fetch_add(1, Ordering::Relaxed);
         let first = self.shared.first_key();
-        self.seen = self.seen.split_off(&first);
         let key = first + dice.below(KEYS as u64) as i64;
         let fresh = || Value::Int(self.shared.value.fetch_add(1, Ordering::Relaxed) + 1);
         match dice.weighted(&[50, 30, 20]) {
             0 => Op::keyed("read", key, Value::Nil),
             1 => Op::keyed("write", key, fresh()),
             _ => {
-                let old = self.seen.get(&key).cloned().unwrap_or_default();
+                let mut seen = self.shared.seen();
+                *seen = seen.split_off(&first);
+                let old = seen.get(&key).cloned().unwrap_or_default();
                 Op::keyed("cas", key, Value::List(vec![old, fresh()]))
             }
         }
@@ -76,7 +81,7 @@ impl Generator for OfWorker {
             "cas" => done.value.pair().map(|(_, new)| new.clone()),
             _ => Some(done.value.clone()),
         };
-        self.seen.extend(value.map(|value| (key, value)));
+        self.shared.seen().extend(value.map(|value| (key, value)));
     }
 }
 
@@ -96,7 +101,6 @@ impl Workload for Register {
     fn generator(&self, _worker: usize, _workers: usize) -> Box<dyn Generator> {
         Box::new(OfWorker {
             shared: self.shared.clone(),
-            seen: BTreeMap::new(),
         })
     }
 

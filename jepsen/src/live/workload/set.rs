@@ -1,7 +1,7 @@
 //! A set: elements are added, each once, and all are read now and then and in the end. What was acknowledged must be there.
 
 use super::{Found, Generator, Promise, Shape, Workload};
-use crate::checker::linearizable::Kind;
+use crate::checker::set_full;
 use crate::dice::Dice;
 use crate::history::{Operations, Unusable, Value};
 use crate::live::system::{Offers, Op};
@@ -61,7 +61,8 @@ impl Workload for Set {
         }
     }
 
-    fn judge(&self, operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
-        Ok(vec![Found::linearizable("set", operations, Kind::Set)?])
+    fn judge(&self, operations: &Operations, offers: Offers) -> Result<Vec<Found>, Unusable> {
+        let checked = set_full(operations, offers.linearizable())?;
+        Ok(vec![Found::of("set-full", operations, checked)])
     }
 }
