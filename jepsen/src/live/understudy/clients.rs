@@ -3,16 +3,22 @@
 //! The three questions of its errors decide: what may have run is `info`, what certainly did not is `fail`. A read changes
 //! nothing, so one without an answer is `fail`.
 
+use super::logs::Logs;
 use crate::history::Value;
 use crate::live::system::{Client, Done, Op};
-use crate::live::workload::{ELEMENT_PREFIX, Shape, account_key, list_key, register_key};
+use crate::live::workload::{
+    ELEMENT_PREFIX, Shape, account_key, list_key, object_key, register_key,
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use understudy_client::proto::failure::Applied;
-use understudy_client::{Error, Found, Namespace, Object, OpResult, Outcome, ReadLevel, Written};
+use understudy_client::{
+    Error, Found, Namespace, Object, OpResult, Outcome, ReadLevel, RequestId, Write, Written,
+};
 
 const COUNTER_KEY: &str = "counter";
 /// How long an add of unknown outcome is asked for again: longer than most faults last.
@@ -25,8 +31,10 @@ pub fn client(
     client: understudy_client::Client,
     namespace: Namespace,
     level: ReadLevel,
+    logs: Arc<Logs>,
 ) -> Box<dyn Client> {
     Box::new(Worker {
+        logs,
         shape,
         namespace,
         level,
@@ -38,6 +46,7 @@ struct Worker {
     shape: Shape,
     namespace: Namespace,
     level: ReadLevel,
+    logs: Arc<Logs>,
     /// Its connections live as long as this.
     _client: understudy_client::Client,
 }
@@ -51,6 +60,7 @@ impl Client for Worker {
                 Shape::Counter => self.counter(op).await,
                 Shape::Bank => self.bank(op).await,
                 Shape::Append => self.append(op).await,
+                Shape::Log => self.log(op).await,
             };
             done.unwrap_or_else(|done| done)
         })
@@ -125,33 +135,8 @@ impl Worker {
                     return Err(Done::fail(op, "an add is a number"));
                 };
                 let id = self.namespace.session().next_request_id();
-                let until = Instant::now() + INSIST;
-                let mut asked = 1;
-                let mut perhaps = false;
-                loop {
-                    let add = self.namespace.add(COUNTER_KEY, "", delta).request_id(id);
-                    let result = add.send().await;
-                    let error = match result {
-                        Ok(written) => {
-                            self.written(op, Ok(written))?;
-                            return Ok(Done {
-                                note: format!("asked {asked} times"),
-                                ..Done::ok(op.value.clone())
-                            });
-                        }
-                        Err(error) => error,
-                    };
-                    perhaps |= error.applied() == Applied::Unknown;
-                    let again =
-                        matches!(error, Error::OutcomeUnknown { .. } | Error::Unavailable(_));
-                    if !again || Instant::now() >= until {
-                        self.namespace.session().forget(id);
-                        let done = if perhaps { Done::info } else { Done::fail };
-                        return Err(done(op, error.to_string()));
-                    }
-                    asked += 1;
-                    sleep(Duration::from_millis(20)).await;
-                }
+                let add = || self.namespace.add(COUNTER_KEY, "", delta);
+                self.insist(op, id, add).await
             }
             "read" => {
                 let found = self.read(op, vec![COUNTER_KEY.to_string()]).await?;
@@ -159,6 +144,23 @@ impl Worker {
                 let count = object.and_then(|object| object.counter("")).unwrap_or(0);
                 Ok(answered(Value::Int(count), &found))
             }
+            _ => Err(unknown_function(op)),
+        }
+    }
+
+    async fn log(&self, op: &Op) -> Step {
+        match op.f {
+            "request" => {
+                let Some(number) = op.value.as_int() else {
+                    return Err(Done::fail(op, "a request is a number"));
+                };
+                let id = self.namespace.session().next_request_id();
+                self.logs.note(id, number);
+                let key = object_key(number);
+                let write = || self.namespace.put(key.clone(), number.to_string());
+                self.insist(op, id, write).await
+            }
+            "read" => Ok(self.logs.read(op, &self.namespace).await),
             _ => Err(unknown_function(op)),
         }
     }
@@ -284,6 +286,34 @@ impl Worker {
         };
         found.objects = keys.iter().map(object).collect();
         Ok(found)
+    }
+
+    /// Asks under one id until it is known what came of it.
+    async fn insist(&self, op: &Op, id: RequestId, write: impl Fn() -> Write) -> Step {
+        let until = Instant::now() + INSIST;
+        let (mut asked, mut perhaps) = (1, false);
+        loop {
+            let error = match write().request_id(id).send().await {
+                Ok(written) => {
+                    let duplicate = written.duplicate;
+                    self.written(op, Ok(written))?;
+                    return Ok(Done {
+                        note: format!("asked {asked} times, duplicate: {duplicate}"),
+                        ..Done::ok(op.value.clone())
+                    });
+                }
+                Err(error) => error,
+            };
+            perhaps |= error.applied() == Applied::Unknown;
+            let again = matches!(error, Error::OutcomeUnknown { .. } | Error::Unavailable(_));
+            if !again || Instant::now() >= until {
+                self.namespace.session().forget(id);
+                let done = if perhaps { Done::info } else { Done::fail };
+                return Err(done(op, error.to_string()));
+            }
+            asked += 1;
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// What a write came to when it was not applied for certain.

@@ -5,6 +5,7 @@
 
 mod clients;
 mod inspect;
+mod logs;
 
 use super::process::Start;
 use super::system::{Change, Client, Host, Keeps, Member, Offers, Refused, Role, System};
@@ -64,6 +65,7 @@ pub struct Understudy {
     hosts: OnceLock<Vec<Host>>,
     /// For the harness's own questions.
     asks: OnceLock<understudy_client::Client>,
+    logs: Arc<logs::Logs>,
 }
 
 impl Understudy {
@@ -72,6 +74,7 @@ impl Understudy {
             plan,
             hosts: OnceLock::new(),
             asks: OnceLock::new(),
+            logs: Arc::default(),
         }
     }
 
@@ -315,6 +318,7 @@ impl System for Understudy {
                 client,
                 namespace,
                 self.plan.level,
+                self.logs.clone(),
             ))
         })
     }

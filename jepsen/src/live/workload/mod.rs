@@ -6,12 +6,14 @@
 mod append;
 mod bank;
 mod counter;
+mod log;
 mod register;
 mod set;
 mod verdict;
 
 pub use append::list_key;
 pub use bank::account_key;
+pub use log::object_key;
 pub use register::register_key;
 pub use set::ELEMENT_PREFIX;
 pub use verdict::{Found, Promise};
@@ -33,12 +35,14 @@ pub enum Shape {
     Bank,
     /// `txn` of `[:append k v]` and `[:r k nil]`.
     Append,
+    /// `request` of a number, `read` of all numbers in the order of a log.
+    Log,
 }
 
 impl Shape {
     /// Whether everything of the workload is together in one place of the system, which a fault has to find.
     pub fn in_one_shard(self) -> bool {
-        matches!(self, Shape::Counter | Shape::Bank)
+        matches!(self, Shape::Counter | Shape::Bank | Shape::Log)
     }
 }
 
@@ -85,6 +89,8 @@ pub fn all() -> Vec<Box<dyn Workload>> {
         Box::new(counter::Counter),
         Box::new(bank::Bank),
         Box::new(append::Append::default()),
+        Box::new(log::Log::follower()),
+        Box::new(log::Log::reconcile()),
     ]
 }
 
