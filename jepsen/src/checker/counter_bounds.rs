@@ -32,6 +32,9 @@ enum Event {
     ReadEnds(usize),
 }
 
+/// With its place in the history.
+type Timed = (u32, Event);
+
 /// Of adds: what surely counts now, and what may count. Those below zero apart.
 #[derive(Default)]
 struct Sums {
@@ -100,7 +103,7 @@ fn judge(read: &Read, operation: &Operation, report: &mut Report) {
 fn read_and_added(
     operations: &Operations,
     report: &mut Report,
-) -> Result<(Vec<Read>, Vec<(u32, Event)>), Unusable> {
+) -> Result<(Vec<Read>, Vec<Timed>), Unusable> {
     let (mut reads, mut events) = (Vec::new(), Vec::new());
     for (index, operation) in operations.all.iter().enumerate() {
         match operations.name(operation) {

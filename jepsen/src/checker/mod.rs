@@ -9,17 +9,22 @@ pub mod elle;
 mod exactly_once;
 mod explained;
 mod graph;
+#[cfg(test)]
+mod honest;
 pub mod linearizable;
 pub mod models;
 mod report;
+mod sessions;
 mod set_full;
 mod unique_ids;
 
 pub use bank::bank;
 pub use convergence::convergence;
 pub use counter_bounds::counter_bounds;
+pub use elle::list_append;
 pub use exactly_once::exactly_once;
 pub use explained::values_are_explained;
+pub use sessions::sessions;
 pub use set_full::set_full;
 pub use unique_ids::unique_ids;
 

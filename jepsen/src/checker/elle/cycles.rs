@@ -2,9 +2,10 @@
 //!
 //! A cycle of `ww` alone is G0, one that has `wr` as well G1c, one with a single `rw` G-single, one with several G2-item;
 //! one that needs the order within a process or real time has that added to its name. Cycles lie within strongly
-//! connected components. In each of these the simplest form of each of the four is looked for, as short as can be found
-//! with bounded effort. That there is a cycle is never missed; that one of them is a G-single may be, in a component so
-//! large that the effort ends, and then another cycle is told.
+//! connected components: those of the edges of values first, then those that time adds. In each, one cycle of each of the
+//! four is looked for that was not found without time, as short as can be found with bounded effort. That there is a cycle
+//! is never missed; that one of them is a G-single may be, in a component so large that the effort ends, and then a G2-item
+//! is told.
 
 use super::Consistency;
 use super::dependencies::{Dependencies, LINK, PROCESS, REALTIME, RW, WR, WW};
@@ -14,7 +15,7 @@ use crate::checker::report::Report;
 
 /// Edges that one search may look at: some tenths of a second.
 const SEARCH_EDGES_MAX: u64 = 10_000_000;
-/// And all of them together, after which only one cycle of each component is told.
+/// And all of them together: the total is some seconds.
 const ALL_EDGES_MAX: u64 = 300_000_000;
 /// Cycles that are compared before the shortest is told.
 const CYCLES_MAX: usize = 32;
@@ -42,24 +43,35 @@ pub(super) fn find(transactions: &Transactions, dependencies: &Dependencies, rep
         Consistency::Serializable => &[0],
         Consistency::StrictSerializable => &[0, PROCESS, PROCESS | REALTIME],
     };
-    let components = whole.components(Mask::MAX);
     let mut place = vec![0; whole.nodes()];
+    // For each node, the shapes that were found in a component that it is in: bits by place in `SHAPES`.
+    let mut known = vec![0_u8; whole.nodes()];
     let (mut left, mut given_up, mut found) = (ALL_EDGES_MAX, 0, 0);
-    for nodes in components.cyclic() {
-        found += 1;
-        let count = transactions.len() as u32;
-        let mut search = Search {
-            graph: whole.part(&nodes, &components, &mut place),
-            nodes: &nodes,
-            transactions: nodes.partition_point(|node| *node < count) as u32,
-            paths: Paths::default(),
-            left: &mut left,
-            given_up: &mut given_up,
-        };
-        for cycle in search.cycles(orders) {
-            let named = search.told(&cycle);
-            let of: Vec<u32> = named.iter().map(|(number, _)| *number).collect();
-            report.found(name(&cycle), &of, || sentence(&named, &cycle, transactions));
+    for order in orders {
+        let components = whole.components(WW | WR | RW | LINK | order);
+        found = 0;
+        for nodes in components.cyclic() {
+            found += 1;
+            let count = transactions.len() as u32;
+            let mut search = Search {
+                graph: whole.part(&nodes, &components, &mut place),
+                nodes: &nodes,
+                transactions: nodes.partition_point(|node| *node < count) as u32,
+                paths: Paths::default(),
+                left: &mut left,
+                given_up: &mut given_up,
+            };
+            let mut shapes = nodes
+                .iter()
+                .fold(0, |all, node| all | known[*node as usize]);
+            for cycle in search.cycles(*order, &mut shapes) {
+                let named = search.told(&cycle);
+                let of: Vec<u32> = named.iter().map(|(number, _)| *number).collect();
+                report.found(name(&cycle), &of, || sentence(&named, transactions));
+            }
+            for node in &nodes {
+                known[*node as usize] |= shapes;
+            }
         }
     }
     report.figure("cyclic_components", found);
@@ -67,20 +79,18 @@ pub(super) fn find(transactions: &Transactions, dependencies: &Dependencies, rep
 }
 
 impl Search<'_> {
-    /// Of each shape at most one: the one that needs least of an order in time.
-    fn cycles(&mut self, orders: &[Mask]) -> Vec<Vec<Edge>> {
-        let mut cycles: Vec<Vec<Edge>> = Vec::new();
+    /// A cycle of each shape that is not known yet and is there.
+    fn cycles(&mut self, order: Mask, known: &mut u8) -> Vec<Vec<Edge>> {
+        let mut cycles = Vec::new();
         for (shape, (first, rest)) in SHAPES.into_iter().enumerate() {
-            for order in orders {
-                let Some(cycle) = self.cycle(first, rest | order | LINK) else {
-                    continue;
-                };
-                // With the last shape a single `rw` is found as well. It is news only if it was not found before.
-                let known = cycles.iter().any(|other| name(other) == name(&cycle));
-                if !known && (shape < 3 || reads_overtaken(&cycle) > 1 || cycles.is_empty()) {
-                    cycles.push(cycle);
-                    break;
-                }
+            // A cycle with several `rw` mostly goes a longer way round than one with a single `rw`, and is less grave.
+            let enough = if shape == 3 { 0b1100 } else { 1 << shape };
+            if *known & enough != 0 {
+                continue;
+            }
+            if let Some(cycle) = self.cycle(first, rest | order | LINK) {
+                *known |= 1 << shape;
+                cycles.push(cycle);
             }
         }
         cycles
@@ -92,13 +102,18 @@ impl Search<'_> {
         if together.count as usize == self.graph.nodes() {
             return None;
         }
-        // Where no path can go back: an edge of the rest leads to its own number or to a lower one.
-        let numbers = match rest & first {
-            0 => self.graph.components(rest),
-            _ => together,
+        // Edges of the rest lead to their own number or to a lower one, which tells where there is no way back.
+        let numbers_are_shared = rest & first != 0;
+        let numbers = match numbers_are_shared {
+            true => together,
+            false => self.graph.components(rest),
         };
         let several = first == RW && rest & RW != 0;
         let mut budget = SEARCH_EDGES_MAX.min(*self.left);
+        if numbers_are_shared {
+            // The first candidate has a way back. A search may come past an edge again on a shorter way.
+            budget = budget.max(4 * self.graph.edges().len() as u64);
+        }
         let before = budget;
         let (mut best, mut tried): (Option<Vec<Edge>>, _) = (None, 0);
         for edge in self.candidates(first, rest, &numbers) {
@@ -141,7 +156,7 @@ impl Search<'_> {
                 best = Some(cycle);
             }
         }
-        *self.left -= before - budget;
+        *self.left = self.left.saturating_sub(before - budget);
         best
     }
 
@@ -150,26 +165,23 @@ impl Search<'_> {
         let number = |node: u32| numbers.number[node as usize];
         let mut candidates: Vec<(u32, Edge)> = Vec::new();
         for edge in self.graph.edges() {
-            if edge.kind != first || number(edge.to) < number(edge.from) {
+            if edge.kind != first {
                 continue;
             }
-            // Within one component of the rest, or where all kinds may be used, any way back is a cycle.
-            let alike = self.graph.out(edge.from).iter();
-            let simpler = |other: &Edge| {
-                other.to == edge.to && other.kind < edge.kind && other.kind & rest != 0
+            let Some(back) = number(edge.to).checked_sub(number(edge.from)) else {
+                continue;
             };
-            if rest & first != 0 && number(edge.to) != number(edge.from)
-                || alike
-                    .take_while(|other| other.kind < edge.kind)
-                    .any(simpler)
+            if rest & first != 0 && back > 0 {
+                continue;
+            }
+            // A graver kind of edge between the same two makes a graver cycle, which is told as that.
+            let mut alike = self.graph.out(edge.from).iter();
+            if alike
+                .any(|other| other.to == edge.to && other.kind < first && other.kind & rest != 0)
             {
                 continue;
             }
-            let back = match rest & first {
-                0 => number(edge.to) - number(edge.from),
-                _ => edge.to.abs_diff(edge.from),
-            };
-            candidates.push((back, *edge));
+            candidates.push((back.max(edge.to.abs_diff(edge.from)), *edge));
         }
         candidates.sort_by_key(|(back, edge)| (*back, edge.from, edge.to));
         candidates.into_iter().map(|(_, edge)| edge).collect()
@@ -211,7 +223,7 @@ fn name(cycle: &[Edge]) -> &'static str {
     }
 }
 
-fn sentence(named: &[(u32, Edge)], cycle: &[Edge], transactions: &Transactions) -> String {
+fn sentence(named: &[(u32, Edge)], transactions: &Transactions) -> String {
     let mut text = String::new();
     for (number, edge) in named.iter().take(TOLD_MAX) {
         text += &transactions.name(*number);
@@ -234,6 +246,5 @@ fn sentence(named: &[(u32, Edge)], cycle: &[Edge], transactions: &Transactions) 
     if named.len() > TOLD_MAX {
         text += &format!("… ({} more) -> ", named.len() - TOLD_MAX);
     }
-    debug_assert_eq!(cycle.first().map(|e| e.from), cycle.last().map(|e| e.to));
     text + &format!("T{}", named[0].0)
 }
