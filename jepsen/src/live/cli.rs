@@ -5,7 +5,7 @@ use super::nemesis::{self, KINDS, TOO_SHORT_MS, Wanted};
 use super::place::why_not_apart;
 use super::report::{self, About};
 use super::run::{self, Conclusion, Ran};
-use super::system::{Keeps, Offers, System};
+use super::system::{Keeps, Offers, Reads, System};
 use super::understudy::{self, Mode, Understudy};
 use super::worker::Load;
 use super::workload::{self, Workload};
@@ -53,9 +53,9 @@ pub struct Test {
     /// What the namespace promises
     #[arg(long, value_enum, default_value = "in_sync")]
     namespace_policy: Mode,
-    /// Reads of this level: primary, any, session, or bounded
-    #[arg(long, value_enum, default_value = "primary")]
-    reads: Reads,
+    /// The level of reads [default: session for the workload sessions, else primary]
+    #[arg(long, value_enum)]
+    reads: Option<Level>,
     /// The product [default: `understudy` beside this program, or in PATH]
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -71,29 +71,29 @@ pub struct Test {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Reads {
+enum Level {
     Primary,
     Any,
     Session,
     Bounded,
 }
 
-impl Reads {
+impl Level {
     fn level(self) -> ReadLevel {
         match self {
-            Reads::Primary => ReadLevel::Primary,
-            Reads::Any => ReadLevel::Any,
-            Reads::Session => ReadLevel::Session,
-            Reads::Bounded => ReadLevel::Bounded(Duration::from_millis(500)),
+            Level::Primary => ReadLevel::Primary,
+            Level::Any => ReadLevel::Any,
+            Level::Session => ReadLevel::Session,
+            Level::Bounded => ReadLevel::Bounded(Duration::from_millis(500)),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Reads::Primary => "primary",
-            Reads::Any => "any",
-            Reads::Session => "session",
-            Reads::Bounded => "bounded",
+            Level::Primary => "primary",
+            Level::Any => "any",
+            Level::Session => "session",
+            Level::Bounded => "bounded",
         }
     }
 }
@@ -180,7 +180,7 @@ impl Test {
                 false => SHARDS,
             },
             shape: workload.shape(),
-            level: self.reads.level(),
+            level: self.level().level(),
         };
         let store = std::path::absolute(&self.store)?;
         let folder = format!(
@@ -195,7 +195,7 @@ impl Test {
                 setting: format!(
                     "{}, reads of level {}, {} managers, {} nodes, {} clients, seed {seed}",
                     self.namespace_policy.name(),
-                    self.reads.name(),
+                    self.level().name(),
                     self.managers,
                     self.nodes,
                     self.clients
@@ -216,6 +216,14 @@ impl Test {
         })
     }
 
+    fn level(&self) -> Level {
+        let usual = match self.workload.as_str() {
+            "sessions" => Level::Session,
+            _ => Level::Primary,
+        };
+        self.reads.unwrap_or(usual)
+    }
+
     fn command(&self, seed: u64, binary: &Path) -> String {
         let plain = if self.plain { " --plain" } else { "" };
         format!(
@@ -228,7 +236,7 @@ impl Test {
             self.managers,
             self.nodes,
             self.namespace_policy.name(),
-            self.reads.name(),
+            self.level().name(),
             binary.display()
         )
     }
@@ -344,14 +352,16 @@ fn keep_logs(from: &Path, store: &Path) -> anyhow::Result<()> {
 fn list() {
     println!("workloads, and what must come out:");
     let settings = [
-        ("in_sync", Keeps::Always, true),
-        ("lazy", Keeps::GivenBack, true),
-        ("in_sync, reads of other levels", Keeps::Always, false),
+        ("in_sync", Keeps::Always, Reads::Fresh),
+        ("in_sync, --reads session", Keeps::Always, Reads::OfSession),
+        ("in_sync, --reads any", Keeps::Always, Reads::Old),
+        ("lazy", Keeps::GivenBack, Reads::Fresh),
+        ("lazy, --reads session", Keeps::GivenBack, Reads::OfSession),
     ];
     for workload in workload::all() {
         println!("  {:10} {}", workload.name(), workload.about());
-        for (setting, keeps, fresh_reads) in settings {
-            let offers = Offers { keeps, fresh_reads };
+        for (setting, keeps, reads) in settings {
+            let offers = Offers { keeps, reads };
             println!(
                 "  {:10}   {setting}: {}",
                 "",

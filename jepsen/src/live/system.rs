@@ -52,14 +52,24 @@ pub enum Change {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offers {
     pub keeps: Keeps,
-    /// A read sees everything that was acknowledged before it.
-    pub fresh_reads: bool,
+    pub reads: Reads,
 }
 
 impl Offers {
     pub fn linearizable(self) -> bool {
-        self.keeps == Keeps::Always && self.fresh_reads
+        self.keeps == Keeps::Always && self.reads == Reads::Fresh
     }
+}
+
+/// What a read sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reads {
+    /// Everything that was acknowledged before it.
+    Fresh,
+    /// At least what its session saw and wrote before.
+    OfSession,
+    /// What was once there.
+    Old,
 }
 
 /// What becomes of an acknowledged write when who acknowledged it is lost.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use understudy_client::proto::failure::Applied;
 use understudy_client::{
-    Error, Found, Namespace, Object, OpResult, Outcome, ReadLevel, RequestId, Write, Written,
+    Error, Found, Namespace, Object, OpResult, Outcome, Pair, ReadLevel, RequestId, Write, Written,
 };
 
 const COUNTER_KEY: &str = "counter";
@@ -60,6 +60,7 @@ impl Client for Worker {
                 Shape::Counter => self.counter(op).await,
                 Shape::Bank => self.bank(op).await,
                 Shape::Append => self.append(op).await,
+                Shape::Sessions => self.session(op).await,
                 Shape::Log => self.log(op).await,
             };
             done.unwrap_or_else(|done| done)
@@ -143,6 +144,26 @@ impl Worker {
                 let object = found.objects.iter().flatten().next();
                 let count = object.and_then(|object| object.counter("")).unwrap_or(0);
                 Ok(answered(Value::Int(count), &found))
+            }
+            _ => Err(unknown_function(op)),
+        }
+    }
+
+    /// Answers bear the version of what they are about.
+    async fn session(&self, op: &Op) -> Step {
+        let key = register_key(op.key.as_ref().unwrap_or(&Value::Nil));
+        match op.f {
+            "read" => {
+                let found = self.read(op, vec![key]).await?;
+                let value = found.objects.iter().flatten().next();
+                let value = value.and_then(|object| Some(versioned(number(object)?, object.pair)));
+                Ok(answered(value.unwrap_or_default(), &found))
+            }
+            "write" => {
+                let write = self.namespace.put(key, op.value.to_string());
+                let written = self.written(op, write.send().await)?;
+                let value = op.value.as_int().unwrap_or_default();
+                Ok(Done::ok(versioned(value, written.pair)))
             }
             _ => Err(unknown_function(op)),
         }
@@ -277,6 +298,8 @@ impl Worker {
         let mut found = found.map_err(|error| {
             if matches!(error, Error::Forked(_)) {
                 self.namespace.forget_tokens();
+                // What it saw is gone, and it was told: from here on it is another session, so another process.
+                return Done::info(op, error.to_string());
             }
             Done::fail(op, error.to_string())
         })?;
@@ -351,6 +374,11 @@ fn answered(value: Value, found: &Found) -> Done {
 
 fn unknown_function(op: &Op) -> Done {
     Done::fail(op, "this client has no such function")
+}
+
+fn versioned(value: i64, pair: Pair) -> Value {
+    let version = [pair.epoch.0, pair.version.0].map(|part| Value::Int(part as i64));
+    Value::List(vec![Value::Int(value), Value::List(version.to_vec())])
 }
 
 /// The plain value of an object, as a number.

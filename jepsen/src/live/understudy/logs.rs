@@ -7,16 +7,14 @@ use crate::live::system::{Done, Op};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use understudy_client::v1::{LogRecord, log_record};
 use understudy_client::{ClientId, Error, Follow, LogEvent, Namespace, Pair, RequestId, Sequence};
 
 /// All work is in this shard, the only one.
 const SHARD: u32 = 0;
-/// Without news for so long a follower has what there is.
-const QUIET: Duration = Duration::from_millis(300);
-/// A single read of a follower ends after so long, even if records keep coming.
-const READ_LIMIT: Duration = Duration::from_secs(3);
+/// How long a follower may take to get to where the log was.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The numbers of requests, and the followers.
 #[derive(Default)]
@@ -31,6 +29,8 @@ struct Follower {
     follow: Option<Follow>,
     taken: Vec<(Pair, i64)>,
     ends: Vec<Pair>,
+    /// How far it is.
+    at: Pair,
     /// Records that it lost sight of.
     gaps: u64,
 }
@@ -101,22 +101,30 @@ impl Logs {
     }
 }
 
+/// Where its primary has it now.
+async fn end_of_log(namespace: &Namespace) -> Result<Pair, String> {
+    let mut log = namespace.request_log(SHARD).limit(1);
+    log.next().await.map_err(|error| error.to_string())?;
+    Ok(log.end())
+}
+
 impl Follower {
     async fn catch_up(&mut self, logs: &Logs, namespace: &Namespace) -> Result<Vec<i64>, String> {
-        let until = tokio::time::Instant::now() + READ_LIMIT;
-        while tokio::time::Instant::now() < until {
+        let until = Instant::now() + CATCH_UP_LIMIT;
+        let target = end_of_log(namespace).await?;
+        while self.at < target {
             let follow = self
                 .follow
                 .get_or_insert_with(|| namespace.request_log(SHARD).follow());
             // Nothing is lost when this is given up: what was read stays with the follower.
-            let Ok(next) = timeout(QUIET, follow.next()).await else {
-                break;
+            let Ok(next) = timeout_at(until, follow.next()).await else {
+                return Err(format!("it is at {} and the log at {target}", self.at));
             };
             match next {
                 Ok(Some(LogEvent::Record(record))) => self.take(logs, &record),
                 Ok(Some(LogEvent::Gap { .. })) => self.gaps += 1,
-                Ok(Some(LogEvent::Progress { .. })) => {}
-                Ok(None) => break,
+                Ok(Some(LogEvent::Progress { through })) => self.at = through,
+                Ok(None) => return Err("a log that is followed ended".to_string()),
                 Err(error) => self.on_error(&error)?,
             }
         }
@@ -129,6 +137,7 @@ impl Follower {
     fn take(&mut self, logs: &Logs, record: &LogRecord) {
         let pair = record.pair.as_ref();
         let pair = pair.map_or(Pair::ZERO, |pair| Pair::new(pair.epoch, pair.version));
+        self.at = pair;
         match self.ends.last_mut() {
             Some(end) if end.epoch == pair.epoch => *end = pair,
             _ => self.ends.push(pair),
@@ -149,6 +158,7 @@ impl Follower {
             .iter_mut()
             .for_each(|end| *end = (*end).min(shared));
         self.taken.retain(|(pair, _)| *pair <= shared);
+        self.at = shared;
         self.follow = self.follow.take().map(|follow| follow.after(shared));
         Ok(())
     }

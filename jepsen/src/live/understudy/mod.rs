@@ -8,7 +8,7 @@ mod inspect;
 mod logs;
 
 use super::process::Start;
-use super::system::{Change, Client, Host, Keeps, Member, Offers, Refused, Role, System};
+use super::system::{Change, Client, Host, Keeps, Member, Offers, Reads, Refused, Role, System};
 use super::workload::Shape;
 use anyhow::{Context, bail};
 use futures::future::BoxFuture;
@@ -122,6 +122,11 @@ impl Understudy {
                 Mode::InSync => copies / 2 + 1,
                 Mode::Lazy => 0,
             },
+            cut_off: match self.plan.shape {
+                // What is given back has another version then, and a value is to have one.
+                Shape::Sessions => namespace_policy::CutOff::Discard.into(),
+                _ => namespace_policy::CutOff::Unspecified.into(),
+            },
             ..NamespacePolicy::default()
         };
         let until = Instant::now() + START_LIMIT;
@@ -222,7 +227,11 @@ impl System for Understudy {
                 Mode::InSync => Keeps::Always,
                 Mode::Lazy => Keeps::GivenBack,
             },
-            fresh_reads: self.plan.level == ReadLevel::Primary,
+            reads: match self.plan.level {
+                ReadLevel::Primary => Reads::Fresh,
+                ReadLevel::Session => Reads::OfSession,
+                ReadLevel::Any | ReadLevel::Bounded(_) => Reads::Old,
+            },
         }
     }
 

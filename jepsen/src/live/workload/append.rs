@@ -6,7 +6,7 @@ use super::{Found, Generator, Promise, Shape, Workload};
 use crate::checker::elle::{Consistency, list_append};
 use crate::dice::Dice;
 use crate::history::{Operations, Unusable, Value};
-use crate::live::system::{Keeps, Offers, Op};
+use crate::live::system::{Keeps, Offers, Op, Reads};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -108,9 +108,9 @@ impl Workload for Append {
 
     /// An old copy is one that was once whole: what it shows goes into an order, if not into that of real time.
     fn judge(&self, operations: &Operations, offers: Offers) -> Result<Vec<Found>, Unusable> {
-        let consistency = match offers.fresh_reads {
-            true => Consistency::StrictSerializable,
-            false => Consistency::Serializable,
+        let consistency = match offers.reads {
+            Reads::Fresh => Consistency::StrictSerializable,
+            _ => Consistency::Serializable,
         };
         let checked = list_append(operations, consistency)?;
         Ok(vec![Found::of("list-append", operations, checked)])

@@ -8,6 +8,7 @@ mod bank;
 mod counter;
 mod log;
 mod register;
+mod sessions;
 mod set;
 mod verdict;
 
@@ -35,6 +36,8 @@ pub enum Shape {
     Bank,
     /// `txn` of `[:append k v]` and `[:r k nil]`.
     Append,
+    /// `read` and `write` of a key, with versions in the answers: `[value [epoch version]]`.
+    Sessions,
     /// `request` of a number, `read` of all numbers in the order of a log.
     Log,
 }
@@ -89,6 +92,7 @@ pub fn all() -> Vec<Box<dyn Workload>> {
         Box::new(counter::Counter),
         Box::new(bank::Bank),
         Box::new(append::Append::default()),
+        Box::new(sessions::Sessions::default()),
         Box::new(log::Log::follower()),
         Box::new(log::Log::reconcile()),
     ]

@@ -4,7 +4,7 @@ use super::{Found, Generator, Promise, Shape, Workload};
 use crate::checker::set_full;
 use crate::dice::Dice;
 use crate::history::{Operations, Unusable, Value};
-use crate::live::system::{Offers, Op};
+use crate::live::system::{Offers, Op, Reads};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -55,9 +55,9 @@ impl Workload for Set {
 
     /// In a lazy namespace, too: what a failover cut off is given back, for nobody else writes an element.
     fn promise(&self, offers: Offers) -> Promise {
-        match offers.fresh_reads {
-            true => Promise::Holds,
-            false => Promise::Open,
+        match offers.reads {
+            Reads::Fresh => Promise::Holds,
+            _ => Promise::Open,
         }
     }
 
