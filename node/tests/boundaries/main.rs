@@ -196,6 +196,18 @@ const BANS: &[Ban] = &[
         because: "workloads, faults, histories and checkers are the same for simulated and real clusters, so they know neither",
         except: &[],
     },
+    Ban {
+        within: &["jepsen/src/live"],
+        names: &[
+            "crate::sim",
+            "crate::nemesis",
+            "crate::workload",
+            "understudy_protocol",
+            "understudy_node",
+        ],
+        because: "runs of real processes see what clients see; what the simulator knows of the servers' insides would make them agree with a mistake",
+        except: &[],
+    },
 ];
 
 const NEIGHBOURS: &[Neighbours] = &[
