@@ -317,6 +317,7 @@ async fn one(ready: Ready, own_end: Option<OwnEnd>) -> anyhow::Result<u8> {
         own_end,
         scratch: scratch.path().to_path_buf(),
         store: store.clone(),
+        heal_limit: run::HEAL_LIMIT,
     };
     let ran = run::run(plan).await;
     let conclusion = ran.conclusion(&wanted);

@@ -18,3 +18,6 @@ pub mod system;
 pub mod understudy;
 mod worker;
 pub mod workload;
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ pub fn print(about: &About, ran: &Ran, conclusion: &Conclusion, store: &Path) {
     if let Some(healed) = &ran.healed {
         match healed {
             Ok(took) => println!("whole {:.1} s after the last fault", took.as_secs_f64()),
-            Err(waits) => println!("NOT WHOLE: {waits}"),
+            Err(waits) => println!("{waits}"),
         }
     }
     for found in &ran.found {

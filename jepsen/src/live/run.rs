@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// After the faults the system has to be whole within this time (I13). Far more than it needs.
-const HEAL_LIMIT: Duration = Duration::from_secs(90);
+/// Far more than a system needs to be whole again.
+pub const HEAL_LIMIT: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Until a process that ended by itself is started again, as a supervisor would.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub struct Plan {
     pub scratch: PathBuf,
     /// Where the history and the results go.
     pub store: PathBuf,
+    /// After the faults the system has to be whole within this time (I13).
+    pub heal_limit: Duration,
 }
 
 /// A process that ended without being told to.
@@ -127,6 +129,7 @@ async fn live_through(plan: Plan, ran: &mut Ran) -> anyhow::Result<()> {
         own_end,
         scratch,
         store,
+        heal_limit,
     } = plan;
     let machines = Machines::new(&*system, &scratch, own_end, load.seed);
     let machines = Arc::new(machines.context("making places for the processes")?);
@@ -145,7 +148,15 @@ async fn live_through(plan: Plan, ran: &mut Ran) -> anyhow::Result<()> {
     .await;
     // Also after trouble: what was seen until then is worth a look.
     let after = match worked {
-        Ok(()) => finish(&*system, &*workload, load, &machines, &recorder, ran).await,
+        Ok(()) => {
+            let after = After {
+                system: &*system,
+                workload: &*workload,
+                load,
+                heal_limit,
+            };
+            after.finish(&machines, &recorder, ran).await
+        }
         Err(error) => Err(error),
     };
     ran.crashes = watch.end();
@@ -187,29 +198,46 @@ async fn work(
     Ok(())
 }
 
-async fn finish(
-    system: &dyn System,
-    workload: &dyn Workload,
+/// What is left to do when the workload's time is over.
+struct After<'a> {
+    system: &'a dyn System,
+    workload: &'a dyn Workload,
     load: Load,
-    machines: &Machines,
-    recorder: &Recorder,
-    ran: &mut Ran,
-) -> anyhow::Result<()> {
-    machines.heal().await?;
-    recorder.nemesis("healed", "everything runs and is joined")?;
-    let began = Instant::now();
-    let healed = loop {
-        match system.healthy().await {
-            Ok(()) => break Ok(began.elapsed()),
-            Err(waits) if began.elapsed() >= HEAL_LIMIT => break Err(waits),
-            Err(_) => sleep(LOOK_EVERY).await,
+    heal_limit: Duration,
+}
+
+impl After<'_> {
+    async fn finish(
+        &self,
+        machines: &Machines,
+        recorder: &Recorder,
+        ran: &mut Ran,
+    ) -> anyhow::Result<()> {
+        machines.heal().await?;
+        recorder.nemesis("healed", "everything runs and is joined")?;
+        let healed = self.whole().await;
+        let waits = healed.as_ref().err().map_or("", String::as_str);
+        recorder.nemesis("whole", waits)?;
+        ran.healed = Some(healed);
+        let last = do_last(self.system, self.workload, self.load.workers, recorder);
+        ran.last = Some(last.await?);
+        ran.inspected = self.system.inspect().await.context("the last look")?;
+        Ok(())
+    }
+
+    async fn whole(&self) -> Result<Duration, String> {
+        let began = Instant::now();
+        loop {
+            match self.system.healthy().await {
+                Ok(()) => return Ok(began.elapsed()),
+                Err(waits) if began.elapsed() >= self.heal_limit => {
+                    let limit = self.heal_limit;
+                    return Err(format!("not whole {limit:?} after the last fault: {waits}"));
+                }
+                Err(_) => sleep(LOOK_EVERY).await,
+            }
         }
-    };
-    recorder.nemesis("whole", healed.as_ref().err().map_or("", String::as_str))?;
-    ran.healed = Some(healed);
-    ran.last = Some(do_last(system, workload, load.workers, recorder).await?);
-    ran.inspected = system.inspect().await.context("the last look")?;
-    Ok(())
+    }
 }
 
 fn judge(
@@ -328,9 +356,7 @@ impl Ran {
             ));
         }
         if let Some(Err(waits)) = &self.healed {
-            violations.push(format!(
-                "not whole {HEAL_LIMIT:?} after the last fault: {waits}"
-            ));
+            violations.push(waits.clone());
         }
         if let Some(Err(why)) = &self.last {
             violations.push(why.clone());
