@@ -351,7 +351,7 @@ fn keep_logs(from: &Path, store: &Path) -> anyhow::Result<()> {
 }
 
 fn list() {
-    println!("workloads, and what must come out:");
+    println!("workloads, and what must come out (what must break: when a primary was cut off):");
     let settings = [
         ("in_sync", Keeps::Always, Reads::Fresh),
         ("in_sync, --reads session", Keeps::Always, Reads::OfSession),

@@ -5,7 +5,13 @@ use super::run::{Conclusion, Ran};
 use super::workload::Found;
 use crate::checker::Verdict;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+
+/// Of a violation: the smallest part that shows it is rarely longer.
+const LINES_SHOWN: usize = 16;
+const LINE_CHARACTERS: usize = 300;
 
 /// What was run, as it is told.
 #[derive(Clone, Debug)]
@@ -49,8 +55,8 @@ pub fn print(about: &About, ran: &Ran, conclusion: &Conclusion, store: &Path) {
     for found in &ran.found {
         println!("{} ({:.1} s)", describe(found), ran.judging.as_secs_f64());
         if !found.lines.is_empty() {
-            let lines: Vec<String> = found.lines.iter().take(20).map(u64::to_string).collect();
-            println!("  lines {} of history.jsonl", lines.join(", "));
+            println!("  what shows it, in history.jsonl:");
+            show(&store.join("history.jsonl"), &found.lines);
         }
     }
     for crash in &ran.crashes {
@@ -60,7 +66,7 @@ pub fn print(about: &About, ran: &Ran, conclusion: &Conclusion, store: &Path) {
             .iter()
             .for_each(|line| println!("    {line}"));
     }
-    let promise = ran.promise.map_or("", |promise| promise.name());
+    let promise = ran.promise().name();
     println!("verdict: {} ({promise})", conclusion.name());
     conclusion
         .reasons()
@@ -68,6 +74,30 @@ pub fn print(about: &About, ran: &Ran, conclusion: &Conclusion, store: &Path) {
         .for_each(|reason| println!("  {reason}"));
     println!("store: {}", store.display());
     println!("repeat: {}", about.repeat);
+}
+
+/// Those lines of the file, as far as they fit a screen.
+fn show(history: &Path, lines: &[u64]) {
+    let Ok(file) = File::open(history) else {
+        return;
+    };
+    let shown = &lines[..lines.len().min(LINES_SHOWN)];
+    for (number, line) in (1..).zip(BufReader::new(file).lines()) {
+        let Ok(line) = line else { return };
+        if shown.contains(&number) {
+            let line: String = line.chars().take(LINE_CHARACTERS).collect();
+            println!("    {number}: {line}");
+        }
+        if shown.last().is_none_or(|last| number >= *last) {
+            break;
+        }
+    }
+    if lines.len() > shown.len() {
+        println!(
+            "    and {} more; results.json names them",
+            lines.len() - shown.len()
+        );
+    }
 }
 
 fn line_of(applied: &Applied) -> String {
@@ -138,7 +168,7 @@ pub fn json(about: &About, ran: &Ran, conclusion: &Conclusion) -> Value {
         "verdict": conclusion.name(),
         "exit_code": conclusion.exit_code(),
         "reasons": conclusion.reasons(),
-        "promise": ran.promise.map(|promise| promise.name()),
+        "promise": ran.promise().name(),
         "workload": about.workload,
         "setting": about.setting,
         "network": about.network,

@@ -142,12 +142,10 @@ impl Worker {
         let mut next = began + every.mul_f64(dice.below(1_000) as f64 / 1_000.0);
         loop {
             sleep_until(next).await;
-            let now = Instant::now();
-            let share = now.duration_since(began).as_secs_f64() / self.load.time.as_secs_f64();
-            if share >= 1.0 {
+            if began.elapsed() >= self.load.time {
                 return Ok(self.counts);
             }
-            let op = self.generator.next(&mut dice, share);
+            let op = self.generator.next(&mut dice);
             let done = self.invoke(&op).await?;
             self.generator.learn(&op, &done);
             // Jitter, so that workers do not march in step; and what was missed while a fault held is not made up for.

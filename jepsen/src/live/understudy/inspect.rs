@@ -1,11 +1,13 @@
 //! What only Understudy's own tools tell when everything is whole again: whether all copies hold the same objects (I13).
 
+use anyhow::bail;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use understudy_client::Client;
+use understudy_client::{Client, Verified};
 
 /// A copy may be a moment behind its primary right after the last write.
 const LIMIT: Duration = Duration::from_secs(20);
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 pub async fn copies_agree(
     client: &Client,
@@ -18,21 +20,38 @@ pub async fn copies_agree(
         let until = Instant::now() + LIMIT;
         let verified = loop {
             match namespace.verify(shard).await {
-                Ok(verified) => break verified,
+                // Whatever differs is told at once: a copy that differs is rebuilt, and is the same the next time.
+                Ok(verified) if verified.differs() || compared(&verified) => break verified,
+                Ok(_) if Instant::now() >= until => {
+                    bail!("shard {shard}: not every copy can be compared with its primary's")
+                }
                 Err(error) if Instant::now() >= until => return Err(error.into()),
-                Err(_) => sleep(Duration::from_millis(200)).await,
+                Ok(_) | Err(_) => sleep(ASK_EVERY).await,
             }
         };
-        for copy in &verified.copies {
-            if copy.differing > 0 {
-                sentences.push(format!(
-                    "shard {shard}: {} objects differ at node {} from its primary's, such as {:?}",
-                    copy.differing,
-                    copy.node.0,
-                    copy.keys.first()
-                ));
-            }
-        }
+        sentences.extend(differences(shard, &verified));
     }
     Ok(sentences)
+}
+
+fn compared(verified: &Verified) -> bool {
+    let mut copies = verified.copies.iter();
+    copies.all(|copy| copy.pages_compared == verified.pages)
+}
+
+fn differences(shard: u32, verified: &Verified) -> Vec<String> {
+    let copies = verified.copies.iter().filter(|copy| copy.differing > 0);
+    let mut sentences: Vec<String> = copies
+        .map(|copy| {
+            let (differing, node) = (copy.differing, copy.node.0);
+            let key = copy.keys.first();
+            format!("shard {shard}: {differing} objects differ at node {node} from its primary's, such as {key:?}")
+        })
+        .collect();
+    if let Some(key) = verified.primary_differs.first() {
+        sentences.push(format!(
+            "shard {shard}: two copies agree against the primary, such as about {key:?}"
+        ));
+    }
+    sentences
 }

@@ -52,7 +52,7 @@ fn step(name: &str, list: i64, value: Value) -> Value {
 }
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         let group = dice.below(GROUPS as u64) as i64;
         let of_group = &self.shared[group as usize];
         let steps = (0..dice.between(1, STEPS_MAX)).map(|_| {

@@ -29,7 +29,7 @@ fn read() -> Op {
 }
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         if dice.permille(400) {
             return read();
         }

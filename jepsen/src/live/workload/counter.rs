@@ -13,7 +13,7 @@ pub struct Counter;
 struct OfWorker;
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         match dice.permille(200) {
             true => Op::new("read", Value::Nil),
             false => Op::new("add", Value::Int(dice.between(1, 5) as i64)),

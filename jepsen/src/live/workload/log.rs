@@ -51,7 +51,7 @@ pub fn object_key(request: i64) -> String {
 }
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         if self.followed && dice.permille(READ_PERMILLE) {
             let follower = self.worker as i64 % FOLLOWERS;
             return Op::keyed("read", follower, Value::Nil);

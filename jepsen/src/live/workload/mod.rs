@@ -51,8 +51,7 @@ impl Shape {
 
 /// What the operations of one worker are drawn from.
 pub trait Generator: Send {
-    /// `share`: of the run's time, from 0 to 1.
-    fn next(&mut self, dice: &mut Dice, share: f64) -> Op;
+    fn next(&mut self, dice: &mut Dice) -> Op;
 
     /// What came of the worker's operation.
     fn learn(&mut self, _op: &Op, _done: &Done) {}

@@ -53,7 +53,7 @@ struct OfWorker {
 }
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         self.shared.operations.fetch_add(1, Ordering::Relaxed);
         let first = self.shared.first_key();
         let key = first + dice.below(KEYS as u64) as i64;

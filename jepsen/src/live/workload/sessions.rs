@@ -23,7 +23,7 @@ struct OfWorker {
 }
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         let key = dice.below(KEYS) as i64;
         match dice.permille(350) {
             true => {

@@ -23,7 +23,7 @@ struct OfWorker {
 }
 
 impl Generator for OfWorker {
-    fn next(&mut self, dice: &mut Dice, _share: f64) -> Op {
+    fn next(&mut self, dice: &mut Dice) -> Op {
         match dice.permille(READ_PERMILLE) {
             true => Op::new("read", Value::Nil),
             false => Op::new("add", Value::Int(self.next.fetch_add(1, Ordering::Relaxed))),

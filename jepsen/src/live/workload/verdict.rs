@@ -7,7 +7,7 @@ use crate::history::{Operations, Unusable};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Promise {
     Holds,
-    /// This is promised to nobody, and a run with failovers has to show that the checker sees it.
+    /// This is promised to nobody, and a run in which somebody who serves was cut off has to show that the checker sees it.
     Breaks,
     /// Neither.
     Open,
