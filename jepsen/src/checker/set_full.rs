@@ -173,12 +173,12 @@ impl<'a> Set<'a> {
                 format!("{} saw {value} more than once", self.line(read))
             });
         }
-        // All reads began before the last of them did, but one that ended before the add began is the first to look at.
-        let too_early = element
+        // A read that ended before the first add began saw it too early.
+        let mut reads = element
             .in_reads
             .iter()
             .map(|read| self.reads[*read as usize]);
-        let too_early = too_early.into_iter().find(|read| {
+        let too_early = reads.find(|read| {
             let ended = self.operations.all[*read as usize].ended;
             element.may_be_from.is_none_or(|from| ended < from)
         });

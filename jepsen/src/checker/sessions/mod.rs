@@ -10,20 +10,24 @@
 //!
 //! **With versions**, where answers are pairs `[value version]` and versions can be compared (numbers, or lists such as
 //! `[epoch version]`): each answer is judged by the greatest version that its session had met in that key. Two values
-//! under one version are a finding, too. This is done for keys of which every value has a version somewhere.
+//! under one version are a finding, too. This is done for keys of which every value that somebody met has a version
+//! somewhere.
 //!
 //! **Without versions**, a session that keeps all four puts what it meets into an order, and the sessions must agree on
-//! one: where values must each be newer than the other, some session was let down. Writes count first: a finding is
+//! one: where values must each be newer than the other, some session was let down. Versions that some values have count
+//! first, then writes: a finding is `monotonic-writes` when the writes of sessions contradict versions,
 //! `writes-follow-reads` when writes alone contradict each other, otherwise `read-your-writes` or `monotonic-reads` when
-//! reads of the one kind contradict them, and `session-order` when it takes both. `monotonic-writes` is never found this
-//! way: without versions there is nothing to hold against the writes of a session. A contradiction is told once, however
+//! reads of the one kind contradict them, and `session-order` when it takes both. A contradiction is told once, however
 //! many operations take part.
 //!
-//! A value that nobody wrote is a value like others: it may have been there at first. What a write of unknown outcome did is not known to its session, so the session may not count on it. Source: Terry et
-//! al., "Session Guarantees for Weakly Consistent Replicated Data" (PDIS 1994).
+//! A value that nobody wrote is a value like others: it may have been there at first. What a write of unknown outcome did
+//! is not known to its session, so the session may not count on it.
+//!
+//! Source: Terry et al., "Session Guarantees for Weakly Consistent Replicated Data" (PDIS 1994).
+
+mod by_order;
 
 use super::Checked;
-use super::graph::{Edge, Graph, Mask, Paths};
 use super::models::{keyed, unknown_function};
 use super::report::Report;
 use crate::history::{Operation, Operations, Outcome, Unusable, Value};
@@ -92,11 +96,11 @@ pub fn sessions(operations: &Operations) -> Result<Checked, Unusable> {
     let mut by_version = 0;
     for (name, key) in &keys {
         find_shared_versions(name, key, &mut report);
-        if key.versions.iter().skip(1).all(Option::is_some) {
+        if key.has_versions() {
             by_version += 1;
             judge_by_version(name, key, operations, &mut report);
         } else {
-            judge_by_order(name, key, operations, &mut report);
+            by_order::judge(name, key, operations, &mut report);
         }
     }
     report.figure("keys", keys.len() as u64);
@@ -132,6 +136,12 @@ impl Key {
         let (value, version) = with_version(answered);
         let value = self.number(value);
         self.note(index, operation, false, value, version, report);
+    }
+
+    /// What nobody met needs none: a write whose answer was lost tells no version.
+    fn has_versions(&self) -> bool {
+        let mut met = self.met.iter();
+        met.all(|met| met.value == 0 || self.versions[met.value].is_some())
     }
 
     fn number(&mut self, value: Value) -> usize {
@@ -275,122 +285,11 @@ fn find_shared_versions(name: &Value, key: &Key, report: &mut Report) {
     }
 }
 
-/// Why one value is newer than another, as kinds of edges.
-const BY_START: Mask = 1;
-const BY_VERSION: Mask = 1 << 1;
-const BY_WRITES: Mask = 1 << 2;
-const BY_READ_AND_WRITE: Mask = 1 << 3;
-const BY_WRITE_AND_READ: Mask = 1 << 4;
-const BY_READS: Mask = 1 << 5;
-
-const BY_ALL_WRITES: Mask = BY_START | BY_VERSION | BY_WRITES | BY_READ_AND_WRITE;
-
-/// What is found when edges of these kinds contradict each other, and those above it do not.
-const BLAMED: [(Mask, &str); 4] = [
-    (BY_ALL_WRITES, WRITES_FOLLOW_READS),
-    (BY_ALL_WRITES | BY_WRITE_AND_READ, READ_YOUR_WRITES),
-    (BY_ALL_WRITES | BY_READS, MONOTONIC_READS),
-    (Mask::MAX, SESSION_ORDER),
-];
-
-fn judge_by_order(name: &Value, key: &Key, operations: &Operations, report: &mut Report) {
-    let edges = newer(key);
-    let graph = Graph::new(key.values.len(), &edges);
-    let mut paths = Paths::default();
-    let mut told = vec![false; key.values.len()];
-    for (mask, blamed) in BLAMED {
-        for cycle in paths.cycles(&graph, mask) {
-            if cycle.iter().any(|edge| told[edge.from as usize]) {
-                continue;
-            }
-            let with_sessions = cycle.iter().filter(|edge| edge.about != u32::MAX);
-            let by: Vec<u32> = with_sessions.map(|edge| edge.about).collect();
-            report.found(blamed, &by, || sentence(name, key, &cycle, operations));
-        }
-        // What contradicts itself for one reason does so for more reasons, too, and is told once.
-        for nodes in graph.components(mask).cyclic() {
-            for node in nodes {
-                told[node as usize] = true;
-            }
-        }
-    }
-}
-
-/// From each value to one that must be newer, with the operation that shows it.
-fn newer(key: &Key) -> Vec<Edge> {
-    let mut edges = Vec::new();
-    let mut edge = |from: usize, to: usize, kind, about| {
-        edges.push(Edge {
-            from: from as u32,
-            to: to as u32,
-            kind,
-            about,
-        });
-    };
-    for value in 1..key.values.len() {
-        edge(0, value, BY_START, u32::MAX);
-    }
-    let mut versioned: Vec<usize> = (0..key.values.len()).collect();
-    versioned.retain(|value| key.versions[*value].is_some());
-    versioned.sort_by_key(|value| &key.versions[*value]);
-    for two in versioned.windows(2) {
-        edge(two[0], two[1], BY_VERSION, u32::MAX);
-    }
-    let mut last: FxHashMap<i64, (Option<usize>, Option<usize>)> = FxHashMap::default();
-    for met in &key.met {
-        let (written, seen) = last.entry(met.process).or_default();
-        let (after_write, after_read) = match met.writes {
-            true => (BY_WRITES, BY_READ_AND_WRITE),
-            false => (BY_WRITE_AND_READ, BY_READS),
-        };
-        if let Some(written) = *written {
-            edge(written, met.value, after_write, met.index);
-        }
-        if let Some(seen) = *seen {
-            edge(seen, met.value, after_read, met.index);
-        }
-        match met.writes {
-            true => *written = Some(met.value),
-            false => *seen = Some(met.value),
-        }
-    }
-    edges
-}
-
-fn sentence(name: &Value, key: &Key, cycle: &[Edge], operations: &Operations) -> String {
-    let reasons = cycle.iter().map(|edge| {
-        let (from, to) = (
-            &key.values[edge.from as usize],
-            &key.values[edge.to as usize],
-        );
-        let reason = match edge.kind {
-            BY_START => return format!("{to} was written and {from} was there at first"),
-            BY_VERSION => return format!("{to} has a later version than {from}"),
-            BY_WRITES => "wrote {from} and then {to}",
-            BY_READ_AND_WRITE => "saw {from} and then wrote {to}",
-            BY_WRITE_AND_READ => "wrote {from} and then saw {to}",
-            _ => "saw {from} and then {to}",
-        };
-        let operation = &operations.all[edge.about as usize];
-        let reason = reason.replace("{from}", &from.to_string());
-        let reason = reason.replace("{to}", &to.to_string());
-        format!(
-            "process {} {reason} (line {})",
-            operation.process, operation.line
-        )
-    });
-    let reasons: Vec<String> = reasons.collect();
-    format!(
-        "no order of the values of key {name} goes with this: {}",
-        reasons.join("; ")
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::report::testing::{figure, names, told};
-    use super::super::{Checked, Verdict};
     use super::sessions;
+    use crate::checker::report::testing::{figure, names, told};
+    use crate::checker::{Checked, Verdict};
 
     /// Operations one after the other, `process f key asked answered` each.
     fn check(text: &str) -> Checked {
@@ -454,6 +353,19 @@ mod tests {
     }
 
     #[test]
+    fn a_write_whose_answer_was_lost_takes_no_versions_away() {
+        let text = "0 invoke write [x 1]
+                    0 info write [x 1]
+                    1 invoke read [x nil]
+                    1 ok read [x [2 2]]
+                    1 invoke read [x nil]
+                    1 ok read [x [3 1]]";
+        let checked = sessions(&told(text)).unwrap();
+        assert_eq!(names(&checked), ["monotonic-reads"]);
+        assert_eq!(figure(&checked, "keys_by_version"), 1);
+    }
+
+    #[test]
     fn a_version_that_a_reader_tells_counts_for_the_writer() {
         let text = "0 write x 1 1
                     0 read x nil [2 4]
@@ -488,6 +400,15 @@ mod tests {
         ] {
             assert_eq!(names(&check(text)), [expected], "{text}");
         }
+    }
+
+    #[test]
+    fn versions_of_some_values_count_first() {
+        // Nobody tells the version of 3.
+        let text = "1 read x nil 3
+                    0 write x 1 [1 5]
+                    0 write x 2 [2 4]";
+        assert_eq!(names(&check(text)), ["monotonic-writes"]);
     }
 
     #[test]
