@@ -1,7 +1,7 @@
 //! `understudy-jepsen`: seeded simulation with faults, its replay, and the proof that its checks catch mistakes.
 //!
-//! Exit codes: 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence; the help of
-//! `test` has those of that verb. Each failure prints the command that repeats it.
+//! Exit codes: 0 clean, 1 an invariant is broken, 2 wrong usage, 3 the code under test panicked, 4 no convergence. Each
+//! failure prints the command that repeats it.
 
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;

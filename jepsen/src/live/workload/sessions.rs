@@ -5,9 +5,8 @@
 use super::{Found, Generator, Promise, Shape, Workload};
 use crate::checker::sessions;
 use crate::dice::Dice;
-use crate::history::{Operations, Outcome, Unusable, Value};
+use crate::history::{Operations, Unusable, Value};
 use crate::live::system::{Offers, Op, Reads};
-use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -69,26 +68,7 @@ impl Workload for Sessions {
     }
 
     fn judge(&self, operations: &Operations, _offers: Offers) -> Result<Vec<Found>, Unusable> {
-        let judged = without_unseen(operations);
-        let checked = sessions(&judged)?;
-        Ok(vec![Found::of("sessions", &judged, checked)])
-    }
-}
-
-/// A write of unknown outcome that nobody saw binds nothing, and has no version.
-fn without_unseen(operations: &Operations) -> Operations {
-    let answers = operations.all.iter().filter(|o| o.outcome == Outcome::Ok);
-    let seen: FxHashSet<&Value> = answers
-        .filter_map(|operation| operation.answered.pair())
-        .map(|(value, _)| value)
-        .collect();
-    let kept = operations.all.iter();
-    let kept = kept.filter(|operation| {
-        operation.outcome != Outcome::Unknown || seen.contains(&operation.asked)
-    });
-    Operations {
-        all: kept.cloned().collect(),
-        names: operations.names.clone(),
-        events: operations.events,
+        let checked = sessions(operations)?;
+        Ok(vec![Found::of("sessions", operations, checked)])
     }
 }
