@@ -4,12 +4,14 @@ use super::{Kind, Wanted};
 use crate::dice::{Dice, Purpose};
 use std::time::Duration;
 
-/// Before the first fault, and after the last one.
+/// Before the first fault, and often after the last one.
 const CALM_MS: u64 = 1_000;
 /// From one fault to the next.
 const CYCLE_MS: u64 = 7_000;
 /// A cycle shorter than this has no room for a lease to end in.
 pub const TOO_SHORT_MS: u64 = 2_500;
+/// Longer than a lease (1 s), so that a process that stood still wakes up without one.
+const LENGTH_LEAST_MS: u64 = 1_600;
 /// So many of a thousand faults last into the next one.
 const OVERLAPPING_PERMILLE: u32 = 250;
 
@@ -41,7 +43,7 @@ pub fn plan(wanted: &[Wanted], time: Duration, seed: u64) -> Vec<Planned> {
     for number in 0..count {
         let name = draw(&mut names, || (0..wanted.len()).collect(), &mut dice);
         let kind = draw(&mut kinds[name], || wanted[name].kinds.clone(), &mut dice);
-        let mut length_ms = cycle_ms * dice.between(45, 70) / 100;
+        let mut length_ms = (cycle_ms * dice.between(45, 70) / 100).max(LENGTH_LEAST_MS);
         if dice.permille(OVERLAPPING_PERMILLE) {
             length_ms = length_ms * 17 / 10;
         }
@@ -54,6 +56,10 @@ pub fn plan(wanted: &[Wanted], time: Duration, seed: u64) -> Vec<Planned> {
             length: Duration::from_millis(end_ms - at_ms).min(kind.at_most()),
             seed: dice.word(),
         });
+    }
+    // Else everything would always be whole again before anybody looks.
+    if let Some(last) = planned.last_mut().filter(|_| dice.permille(600)) {
+        last.length = time.saturating_sub(last.at).min(last.kind.at_most());
     }
     planned
 }
@@ -82,7 +88,7 @@ mod tests {
             assert!(planned.iter().any(|planned| planned.wanted == index));
         }
         let ends = planned.iter().map(|planned| planned.at + planned.length);
-        assert!(ends.max().unwrap() < time);
+        assert!(ends.max().unwrap() <= time);
         assert!(plan(&wanted, Duration::from_secs(20), 5).is_empty());
         // A family sends another one of its faults each time.
         let wanted = parse("kill").unwrap();
