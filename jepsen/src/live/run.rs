@@ -11,7 +11,7 @@ use super::worker::{Counts, Load, Workers, do_last, set_up};
 use super::workload::{Found, Promise, Workload};
 use crate::checker::Verdict;
 use crate::history::{Operations, read};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -134,9 +134,9 @@ async fn live_through(plan: Plan, ran: &mut Ran) -> anyhow::Result<()> {
     let machines = Machines::new(&*system, &scratch, own_end, load.seed);
     let machines = Arc::new(machines.context("making places for the processes")?);
     machines.start_all().await?;
-    let prepared = system.clone().prepare(machines.hosts().to_vec()).await;
-    if let Err(error) = prepared {
-        return Err(with_logs(error, &machines));
+    tokio::select! {
+        prepared = system.clone().prepare(machines.hosts().to_vec()) => prepared?,
+        ended = first_end(&machines) => bail!("the system does not start: {ended}"),
     }
     set_up(&*system, &*workload, load.workers).await?;
     let (recorder, written) = recorder::record(&store)?;
@@ -167,8 +167,9 @@ async fn live_through(plan: Plan, ran: &mut Ran) -> anyhow::Result<()> {
     machines.end().await;
     drop(recorder);
     let history = written.finish()?;
-    after?;
-    judge(&history, &*system, &*workload, ran)
+    // A history that ends early is judged too: what it shows was seen.
+    let judged = judge(&history, &*system, &*workload, ran);
+    after.and(judged)
 }
 
 async fn work(
@@ -306,18 +307,17 @@ impl Watch {
     }
 }
 
-fn with_logs(error: anyhow::Error, machines: &Machines) -> anyhow::Error {
-    let mut text = format!("{error:#}");
-    for (member, process) in machines.members().iter().zip(machines.processes()) {
-        if let Some(status) = process.ended() {
-            let last = process.last_lines(3).join("\n    ");
-            text.push_str(&format!(
-                "\n  {} ended ({status}):\n    {last}",
-                member.name
-            ));
+/// Waits until a process ends; tells which, and its last words.
+async fn first_end(machines: &Machines) -> String {
+    loop {
+        for (member, process) in machines.members().iter().zip(machines.processes()) {
+            if let Some(status) = process.ended() {
+                let last = process.last_lines(3).join("\n    ");
+                return format!("{} ended ({status}):\n    {last}", member.name);
+            }
         }
+        sleep(LOOK_EVERY).await;
     }
-    anyhow::Error::msg(text)
 }
 
 impl Ran {
