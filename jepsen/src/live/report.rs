@@ -48,7 +48,10 @@ pub fn print(about: &About, ran: &Ran, conclusion: &Conclusion, store: &Path) {
     }
     if let Some(healed) = &ran.healed {
         match healed {
-            Ok(took) => println!("whole {:.1} s after the last fault", took.as_secs_f64()),
+            Ok(took) => println!(
+                "whole at most {:.1} s after the last fault",
+                took.as_secs_f64()
+            ),
             Err(waits) => println!("{waits}"),
         }
     }

@@ -59,7 +59,8 @@ pub struct Ran {
     pub crashes: Vec<Crash>,
     /// Of the workload's time.
     pub worked: Duration,
-    /// From the end of the faults until everything was whole; or what was not.
+    /// From the end of the last fault until everything was seen to be whole; or what was not. Nobody looks before the clients
+    /// are done, so it may have been earlier.
     pub healed: Option<Result<Duration, String>>,
     pub last: Option<Result<u64, String>>,
     pub inspected: Vec<String>,
@@ -216,7 +217,11 @@ impl After<'_> {
     ) -> anyhow::Result<()> {
         machines.heal().await?;
         recorder.nemesis("healed", "everything runs and is joined")?;
-        let healed = self.whole().await;
+        let last_ns = ran.faults.iter().map(|fault| fault.ended_ns).max();
+        let healed = self.whole().await.map(|()| {
+            let since_ns = recorder.now_ns() - last_ns.unwrap_or(0);
+            Duration::from_nanos(since_ns.unsigned_abs())
+        });
         let waits = healed.as_ref().err().map_or("", String::as_str);
         recorder.nemesis("whole", waits)?;
         ran.healed = Some(healed);
@@ -226,11 +231,11 @@ impl After<'_> {
         Ok(())
     }
 
-    async fn whole(&self) -> Result<Duration, String> {
+    async fn whole(&self) -> Result<(), String> {
         let began = Instant::now();
         loop {
             match self.system.healthy().await {
-                Ok(()) => return Ok(began.elapsed()),
+                Ok(()) => return Ok(()),
                 Err(waits) if began.elapsed() >= self.heal_limit => {
                     let limit = self.heal_limit;
                     return Err(format!("not whole {limit:?} after the last fault: {waits}"));

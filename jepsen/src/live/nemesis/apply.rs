@@ -107,6 +107,8 @@ impl World {
         let began_ns = self.recorder.now_ns();
         let until = Instant::now() + fault.length;
         let name = fault.kind.name();
+        // Finding out whom it hits, or doing it again and again, takes its time.
+        self.recorder.nemesis(&format!("begin {name}"), "")?;
         let over = *self.stop.borrow();
         let mut begun = match over {
             true => Begun::skipped("the run was over"),
