@@ -33,6 +33,12 @@ pub enum Purpose {
     Forward = 90,
     /// The first client; the next ones follow.
     Clients = 100,
+    /// Of runs of real processes: which faults come when and to whom.
+    LiveFaults = 1 << 32,
+    /// What becomes of single packets.
+    LivePackets = (1 << 32) + 10,
+    /// The first worker; the next ones follow.
+    LiveWorkers = 1 << 33,
 }
 
 #[derive(Debug, Clone)]

@@ -6,6 +6,8 @@ pub mod check;
 pub mod checker;
 pub mod dice;
 pub mod history;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod nemesis;
 pub mod run;
 pub mod sim;

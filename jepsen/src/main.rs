@@ -34,6 +34,9 @@ enum Command {
     Replay(Replay),
     /// Show that each built-in mistake is caught (needs a build with the feature `mutants`)
     Mutants(Mutants),
+    /// Break a cluster of real processes, and judge what its clients saw
+    #[cfg(feature = "live")]
+    Test(understudy_jepsen::live::cli::Test),
 }
 
 #[derive(Args)]
@@ -91,6 +94,8 @@ fn main() -> ExitCode {
         Command::Fuzz(fuzz) => choose(fuzz.mutant.as_deref()).and_then(|()| fuzz.run()),
         Command::Replay(replay) => choose(replay.mutant.as_deref()).and_then(|()| replay.run()),
         Command::Mutants(mutants) => mutants.run(),
+        #[cfg(feature = "live")]
+        Command::Test(test) => test.run(),
     };
     match code {
         Ok(code) => ExitCode::from(code),

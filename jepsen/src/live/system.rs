@@ -1,0 +1,191 @@
+//! What a system under test has to offer: which processes it consists of, clients that speak to it, and who holds which role.
+//!
+//! The harness starts, breaks and joins the processes; it knows nothing of what they do. To test another system, implement
+//! [`System`] and [`Client`] for it: the workloads and their checkers stay as they are.
+
+use super::process::Start;
+use crate::history::Value;
+use crate::history::event::Type;
+use futures::future::BoxFuture;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A process of the system.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub name: String,
+    /// Members of a group vote or copy among themselves: majorities are counted inside a group.
+    pub group: &'static str,
+}
+
+/// Where a member runs.
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub address: Ipv4Addr,
+    /// The first of ten ports that nobody else uses there.
+    pub port: u16,
+    /// Its data, and nothing else.
+    pub folder: PathBuf,
+    pub log: PathBuf,
+}
+
+/// Whom a fault is to hit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Who serves writes: members of the group that holds the data.
+    Primary,
+    /// Who leads the group that decides who serves.
+    Leader,
+}
+
+/// What the system is asked to do to itself while it is broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Hand the serving of something over to another member; of what, the number chooses.
+    Transfer { pick: u64 },
+    /// Empty a member of what it serves, and take that back.
+    Drain { member: usize, undo: bool },
+}
+
+/// What the system, as it is set up for this run, promises its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offers {
+    pub keeps: Keeps,
+    pub reads: Reads,
+}
+
+impl Offers {
+    pub fn linearizable(self) -> bool {
+        self.keeps == Keeps::Always && self.reads == Reads::Fresh
+    }
+}
+
+/// What a read sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reads {
+    /// Everything that was acknowledged before it.
+    Fresh,
+    /// At least what its session saw and wrote before.
+    OfSession,
+    /// What was once there.
+    Old,
+}
+
+/// What becomes of an acknowledged write when who acknowledged it is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeps {
+    Always,
+    /// It may be gone for a while, and comes back when nobody else changed what it was about.
+    GivenBack,
+}
+
+/// One operation of a workload: what the history shows of it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Op {
+    pub f: &'static str,
+    pub key: Option<Value>,
+    pub value: Value,
+}
+
+impl Op {
+    pub fn new(f: &'static str, value: Value) -> Op {
+        Op {
+            f,
+            key: None,
+            value,
+        }
+    }
+
+    pub fn keyed(f: &'static str, key: i64, value: Value) -> Op {
+        Op {
+            f,
+            key: Some(Value::Int(key)),
+            value,
+        }
+    }
+}
+
+/// What came of an operation.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Done {
+    pub kind: Type,
+    /// What the history shows as its value.
+    pub value: Value,
+    /// For people: why, or who answered.
+    pub note: String,
+}
+
+impl Done {
+    pub fn ok(value: Value) -> Done {
+        Done {
+            kind: Type::Ok,
+            value,
+            note: String::new(),
+        }
+    }
+
+    /// It certainly changed nothing, and never will.
+    pub fn fail(op: &Op, why: impl Into<String>) -> Done {
+        Done {
+            kind: Type::Fail,
+            value: op.value.clone(),
+            note: why.into(),
+        }
+    }
+
+    /// It may have happened, or may yet.
+    pub fn info(op: &Op, why: impl Into<String>) -> Done {
+        Done {
+            kind: Type::Info,
+            value: op.value.clone(),
+            note: why.into(),
+        }
+    }
+}
+
+/// A client of one worker, which has at most one operation under way.
+pub trait Client: Send {
+    /// Does it. An answer that did not come is `info`, unless it cannot have happened.
+    fn invoke<'a>(&'a mut self, op: &'a Op) -> BoxFuture<'a, Done>;
+}
+
+/// A system of processes. Members are named by their place in [`System::members`].
+pub trait System: Send + Sync + 'static {
+    fn members(&self) -> Vec<Member>;
+
+    fn offers(&self) -> Offers;
+
+    /// How a member is started, the first time and again.
+    fn start_of(&self, member: usize, hosts: &[Host]) -> Start;
+
+    /// Called once, when all processes were started: waits for them, and makes what the workload needs.
+    fn prepare(self: Arc<Self>, hosts: Vec<Host>) -> BoxFuture<'static, anyhow::Result<()>>;
+
+    /// Whether everything is as it should be when nothing is broken; else what is not.
+    fn healthy(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// A client for a worker; the last one, number `workers`, does the final reads.
+    fn client(&self, number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>>;
+
+    /// The members that have a role now; one for each thing that is served, so a member may come several times.
+    fn holders(&self, role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>>;
+
+    /// Asks for a change; tells what was done.
+    fn change(&self, change: Change) -> BoxFuture<'_, Result<String, Refused>>;
+
+    /// A last look at what only this system can tell, once it is healthy again and all is read: sentences about what must
+    /// not be.
+    fn inspect(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+/// Why a change did not come.
+#[derive(Clone, Debug)]
+pub enum Refused {
+    /// Nothing was done.
+    No(String),
+    /// It may have been done.
+    Perhaps(String),
+}
