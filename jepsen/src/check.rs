@@ -11,7 +11,6 @@ pub use models::Model;
 use crate::checker::elle::Consistency;
 use crate::checker::{Checked, Finding, Verdict};
 use crate::history::{Format, NEVER, Operation, Operations, Outcome, Unusable, read};
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -76,7 +75,7 @@ impl Check {
         let mut worst = HOLDS;
         for path in &self.histories {
             let code = match self.judge(path) {
-                Ok((operations, checked)) => self.tell(path, &operations, &checked)?,
+                Ok((operations, checked)) => self.tell(path, &operations, &checked),
                 Err(unusable) => {
                     self.tell_unusable(path, &unusable);
                     UNUSABLE
@@ -100,12 +99,12 @@ impl Check {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         models::Settings {
             threads: self.threads.unwrap_or(cores).max(1),
-            memory_bytes: self.memory << 20,
+            memory_bytes: self.memory.saturating_mul(1 << 20),
             explain: !self.verdict_only,
         }
     }
 
-    fn tell(&self, path: &Path, operations: &Operations, checked: &Checked) -> anyhow::Result<u8> {
+    fn tell(&self, path: &Path, operations: &Operations, checked: &Checked) -> u8 {
         if self.json {
             println!("{}", as_json(path, self.model, operations, checked));
         } else {
@@ -113,13 +112,16 @@ impl Check {
         }
         if let (Some(file), Verdict::Violated(findings)) = (&self.timeline, &checked.verdict) {
             let page = timeline::page(path, self.model, operations, findings);
-            std::fs::write(file, page).with_context(|| format!("{}", file.display()))?;
+            // The verdict stands, whatever becomes of the drawing.
+            if let Err(error) = std::fs::write(file, page) {
+                eprintln!("understudy-jepsen: {}: {error}", file.display());
+            }
         }
-        Ok(match checked.verdict {
+        match checked.verdict {
             Verdict::Holds => HOLDS,
             Verdict::Violated(_) => VIOLATED,
             Verdict::Unknown(_) => UNKNOWN,
-        })
+        }
     }
 
     fn print(&self, path: &Path, operations: &Operations, checked: &Checked) {
@@ -152,7 +154,7 @@ impl Check {
     fn tell_unusable(&self, path: &Path, unusable: &Unusable) {
         if self.json {
             let told = json!({
-                "history": path, "verdict": "unusable", "line": unusable.line, "error": unusable.what,
+                "history": path.display().to_string(), "verdict": "unusable", "line": unusable.line, "error": unusable.what,
             });
             println!("{told}");
         }
@@ -256,7 +258,7 @@ fn as_json(
         .map(|(name, n)| (name.replace(' ', "_"), json!(n)))
         .collect();
     json!({
-        "history": path,
+        "history": path.display().to_string(),
         "model": model.name(),
         "verdict": verdict,
         "why": why,

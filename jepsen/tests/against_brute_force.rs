@@ -231,17 +231,19 @@ fn told(kind: Kind, drawn: &[Drawn]) -> Vec<Told> {
                     answered.first().map_or(least, |n| n - 1).max(least),
                 ]
             }
-            (Kind::Counter, _) => vec![answered.iter().sum::<i64>().max(0)],
+            (Kind::Counter, _) => vec![answered.iter().sum::<i64>() - 1],
             _ => vec![answered.first().copied().unwrap_or(-1)],
         };
         if f == "cas" && asked[0] < 0 {
             f = "write";
         }
-        let asked = asked.map(|v| v.max(0)).to_vec();
+        let least = if kind == Kind::Counter { -1 } else { 0 };
+        let asked = asked.map(|v| v.max(least)).to_vec();
         let asked = match kind {
             Kind::Kv if distinct => vec![index as i64],
             // Texts of which one begins with another cannot be taken apart.
             Kind::Kv if asked[0] == 2 && drawn[0].5 % 4 == 1 => vec![0, 1],
+            Kind::Kv if drawn[0].5 % 8 == 3 && asked[1] == 0 => vec![],
             Kind::Kv => asked[..1].to_vec(),
             _ => asked,
         };
@@ -309,6 +311,8 @@ fn said(kind: Kind, told: &Told) -> (&'static str, Value, Value) {
             let asked = steps.iter().map(blank).collect();
             return ("txn", Value::List(asked), Value::List(steps));
         }
+        (Kind::Counter, "add") => (Value::Int(told.asked[0]), Value::Nil),
+        (Kind::Counter, _) => (Value::Nil, Value::Int(told.answered[0])),
         (_, "cas") => (list(&told.asked), list(&told.asked)),
         (_, "write" | "add" | "enqueue") => (value(told.asked[0]), value(told.asked[0])),
         (Kind::Set, _) => (Value::Nil, list(&told.answered)),

@@ -106,7 +106,7 @@ impl Model {
     ) -> Result<Checked, Unusable> {
         if let Some(kind) = self.kind() {
             let judgement = linearizable::judge(operations, kind, settings)?;
-            return Ok(checked(operations, judgement));
+            return Ok(checked(operations, kind, judgement));
         }
         match self {
             Model::SetFull => checker::set_full(operations, false),
@@ -122,21 +122,25 @@ impl Model {
     }
 }
 
-fn checked(operations: &Operations, judgement: Judgement) -> Checked {
+fn checked(operations: &Operations, kind: Kind, judgement: Judgement) -> Checked {
     let verdict = match judgement.verdict {
         linearizable::Verdict::Linearizable => Verdict::Holds,
         linearizable::Verdict::Unknown(why) => Verdict::Unknown(why),
         linearizable::Verdict::Violation(violation) => {
             let breaks = &operations.all[violation.breaks as usize];
-            let exact = if violation.prefix_exact {
-                ""
-            } else {
-                " (at most)"
+            let of_key = match (&breaks.key, breaks.asked.pair()) {
+                (Some(key), _) => format!(" of key {key}"),
+                (None, Some((key, _))) if kind == Kind::CasRegisterKv => format!(" of key {key}"),
+                _ => String::new(),
             };
-            let text = format!(
-                "linearizable up to line {}{exact}; there is no order of what follows, whatever the other operations did",
-                breaks.end_line - 1
-            );
+            let text = match violation.prefix_exact {
+                true => format!(
+                    "the operations{of_key} are linearizable until line {}; with it there is no order of these, whatever the \
+                     others did",
+                    breaks.end_line
+                ),
+                false => format!("there is no order of these operations{of_key}"),
+            };
             Verdict::Violated(vec![Finding {
                 name: "not-linearizable",
                 text,

@@ -57,7 +57,10 @@ fn event(line: &str, number: u64) -> Result<Option<Event>, Unusable> {
     };
     let (kind, rest) = word(rest);
     let (f, value) = word(rest);
-    let Some(kind) = kind.strip_prefix(':').and_then(Type::parse) else {
+    let Some(kind) = kind.strip_prefix(':') else {
+        return Ok(None);
+    };
+    let Some(kind) = Type::parse(kind) else {
         let what = format!("'{kind}' is none of :invoke, :ok, :fail, :info");
         return Err(Unusable::at(number, what));
     };

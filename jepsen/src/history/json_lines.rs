@@ -58,7 +58,14 @@ fn event(line: &[u8], number: u64) -> Result<Option<Event>, Unusable> {
     let fields: Fields =
         serde_json::from_slice(line).map_err(|error| Unusable::at(number, error.to_string()))?;
     let Some(process) = fields.process.as_i64() else {
-        return Ok(None);
+        return match fields.process {
+            serde_json::Value::Null => Ok(None),
+            serde_json::Value::String(name) if name == "nemesis" => Ok(None),
+            other => {
+                let what = format!("process {other} is no whole number");
+                Err(Unusable::at(number, what))
+            }
+        };
     };
     let Some(kind) = Type::parse(&fields.r#type) else {
         let what = format!("type '{}' is none of invoke, ok, fail, info", fields.r#type);

@@ -10,6 +10,7 @@ use std::path::Path;
 
 /// What a guess looks at.
 const LOOK_BYTES: u64 = 64 << 10;
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -60,8 +61,13 @@ pub fn read_from(
 }
 
 fn plain(input: impl Read + 'static, format: Option<Format>) -> Result<(Format, Events), Unusable> {
-    let (begin, input) = look(input)?;
-    let format = format.map_or_else(|| guess(&begin), Ok)?;
+    let (begin, mut input) = look(input)?;
+    if begin.starts_with(&BYTE_ORDER_MARK) {
+        let skipped = input.read_exact(&mut [0; BYTE_ORDER_MARK.len()]);
+        skipped.map_err(|error| Unusable::at(0, format!("cannot be read: {error}")))?;
+    }
+    let begin = begin.strip_prefix(&BYTE_ORDER_MARK).unwrap_or(&begin);
+    let format = format.map_or_else(|| guess(begin), Ok)?;
     let events: Events = match format {
         Format::Edn => Box::new(EdnEvents::new(input)),
         Format::JepsenLog => Box::new(JepsenLog::new(input)),
@@ -82,7 +88,10 @@ fn look<R: Read>(mut input: R) -> Result<(Vec<u8>, impl Read + use<R>), Unusable
 fn guess(begin: &[u8]) -> Result<Format, Unusable> {
     let text = String::from_utf8_lossy(begin);
     let text = text.trim_start();
-    if text.starts_with("{\"") {
+    if text
+        .strip_prefix('{')
+        .is_some_and(|rest| rest.trim_start().starts_with('"'))
+    {
         return Ok(Format::Jsonl);
     }
     if text.starts_with(['{', '[', '(', ';', '#']) {
@@ -114,6 +123,10 @@ mod tests {
     fn formats_are_guessed_packed_or_not() {
         for (text, format) in [
             ("", Format::JepsenLog),
+            (
+                "\u{feff}{ \"process\":0,\"type\":\"invoke\",\"f\":\"read\"}",
+                Format::Jsonl,
+            ),
             (
                 "WARN other - x\nINFO  jepsen.util - 1 :invoke :read nil\n",
                 Format::JepsenLog,

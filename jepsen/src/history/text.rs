@@ -66,6 +66,22 @@ impl<R: Read> Text<R> {
         self.at += 1;
     }
 
+    /// The byte after the one that was peeked.
+    pub fn second(&mut self) -> Result<Option<u8>, Unusable> {
+        if self.at + 1 == self.end {
+            let first = self.buffer[self.at];
+            self.at = self.end;
+            // What comes next is read behind it.
+            let read = match self.input.read(&mut self.buffer[1..]) {
+                Ok(read) => read,
+                Err(error) => return self.wrong(format!("cannot be read: {error}")),
+            };
+            self.buffer[0] = first;
+            (self.at, self.end) = (0, read + 1);
+        }
+        Ok(self.buffer[self.at..self.end].get(1).copied())
+    }
+
     #[inline]
     pub fn take(&mut self) -> Result<Option<u8>, Unusable> {
         let byte = self.peek()?;

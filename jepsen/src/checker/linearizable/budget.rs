@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Bytes that a thread takes at a time from what all have.
 const PORTION: u64 = 1 << 20;
+/// Steps from one look at the clock to the next.
+const STEPS_TO_A_LOOK: u64 = 1_024;
 
 pub struct Budget {
     shared: Arc<Shared>,
@@ -13,6 +16,8 @@ pub struct Budget {
     /// Taken from the shared part in all.
     taken: u64,
     steps_left: u64,
+    /// Looked at with every portion of memory and of steps.
+    until: Option<Instant>,
     /// Somebody who began earlier found what this search would only find again.
     stop: Option<Arc<AtomicBool>>,
 }
@@ -30,6 +35,7 @@ impl Budget {
             ready: 0,
             taken: 0,
             steps_left: u64::MAX,
+            until: None,
             stop: None,
         }
     }
@@ -41,12 +47,18 @@ impl Budget {
             ready: 0,
             taken: 0,
             steps_left: steps,
+            until: None,
             stop: None,
         }
     }
 
     pub fn until(mut self, stop: Arc<AtomicBool>) -> Budget {
         self.stop = Some(stop);
+        self
+    }
+
+    pub fn before(mut self, until: Instant) -> Budget {
+        self.until = Some(until);
         self
     }
 
@@ -57,6 +69,12 @@ impl Budget {
             return false;
         }
         self.steps_left -= steps;
+        if steps > 0
+            && self.steps_left.is_multiple_of(STEPS_TO_A_LOOK)
+            && self.until.is_some_and(|until| Instant::now() > until)
+        {
+            return false;
+        }
         if self.ready < bytes && !self.fetch(bytes) {
             return false;
         }

@@ -59,6 +59,15 @@ impl Prepared {
 impl Kind {
     /// The operations of each part that can be judged alone, by their numbers.
     pub fn parts(self, operations: &Operations) -> Result<Vec<Vec<Selected>>, Unusable> {
+        let with_key = operations
+            .all
+            .iter()
+            .find(|operation| operation.key.is_some());
+        if let (false, Some(operation)) = (matches!(self, Kind::CasRegisterKv | Kind::Kv), with_key)
+        {
+            let what = "an operation with a key: this model has none (cas-register-kv and kv do)";
+            return Err(Unusable::at(operation.line, what));
+        }
         let parts = match self {
             Kind::CasRegisterKv | Kind::Kv => by_key(operations)?,
             Kind::MultiRegister | Kind::Transactions => models::components(operations),

@@ -86,6 +86,8 @@ struct Frame {
     next: u32,
     /// Kinds that were asked for in vain from here on, because all of them were used up.
     blocked: Blocked,
+    /// What it took from the budget.
+    bytes: usize,
 }
 
 type Blocked = SmallVec<[u32; 4]>;
@@ -114,6 +116,9 @@ pub struct Search<'a, M> {
     ahead: Option<Ahead>,
     cursor: Cursor,
     failed: FxHashMap<Key, SmallVec<[Used; 1]>>,
+    /// By class: the round of choosing in which it was offered last, and as which choice.
+    offered: Vec<(u64, u32)>,
+    round: u64,
     /// Places that were looked at.
     pub looked_at: u64,
     /// What `failed` takes.
@@ -163,6 +168,11 @@ impl<'a, M: Model> Search<'a, M> {
         }
         let (slot, slots) = slots_of(calls.len(), &events, &returned);
         let seen_until = seen_until(model, calls);
+        let classes = calls
+            .iter()
+            .map(|call| call.class as usize + 1)
+            .max()
+            .unwrap_or(0);
         let mut search = Search {
             model,
             calls,
@@ -182,6 +192,8 @@ impl<'a, M: Model> Search<'a, M> {
                 ready: Vec::new(),
             },
             failed: FxHashMap::default(),
+            offered: vec![(0, NEVER); classes],
+            round: 0,
             looked_at: 0,
             bytes: 0,
         };
@@ -331,16 +343,18 @@ impl<'a, M: Model> Search<'a, M> {
                     block(stack.last_mut(), kinds);
                 } else {
                     self.looked_at += 1;
-                    let grown = size_of::<Frame>() + self.model.grown();
-                    if !budget.take(1, grown) {
+                    let (choices, blocked) = self.choices(&place);
+                    let bytes =
+                        size_of::<Frame>() + heap_of(&place) + heap(&choices) + heap(&blocked);
+                    if !budget.take(1, bytes + self.model.grown()) {
                         return Found::Exhausted;
                     }
-                    let (choices, blocked) = self.choices(&place);
                     stack.push(Frame {
                         place,
                         choices,
                         next: 0,
                         blocked,
+                        bytes,
                     });
                 }
             }
@@ -360,7 +374,7 @@ impl<'a, M: Model> Search<'a, M> {
                 }
                 None => {
                     let failed = stack.pop().expect("it was there");
-                    budget.give_back(size_of::<Frame>());
+                    budget.give_back(failed.bytes);
                     let grown = self.remember(failed.place, &failed.blocked);
                     block(stack.last_mut(), failed.blocked);
                     self.bytes += grown;
@@ -382,13 +396,28 @@ impl<'a, M: Model> Search<'a, M> {
         if self.may_follow(place, self.class(target)) {
             choices.push(Choice::Open(target));
         }
+        self.round += 1;
+        let alike = self.class(target) as usize;
+        self.offered[alike] = (self.round, NEVER);
         for slot in 0..self.slots {
             let call = self.cursor.open[slot];
             if call == NEVER || call == target || is_set(&place.done, slot) {
                 continue;
             }
+            let class = self.class(call);
+            // Of calls that are alike only the one that returns first: in any order they can change places.
+            let (round, index) = self.offered[class as usize];
+            if round == self.round {
+                if let Some(Choice::Open(other)) = choices.get_mut(index as usize)
+                    && self.returned[call as usize] < self.returned[*other as usize]
+                {
+                    *other = call;
+                }
+                continue;
+            }
             // A read that is not done is not legal here.
-            if !self.model.reads(self.class(call)) && self.may_follow(place, self.class(call)) {
+            if !self.model.reads(class) && self.may_follow(place, class) {
+                self.offered[class as usize] = (self.round, choices.len() as u32);
                 choices.push(Choice::Open(call));
             }
         }
@@ -433,6 +462,9 @@ impl<'a, M: Model> Search<'a, M> {
         choices: &mut SmallVec<[Choice; 8]>,
         blocked: &mut Blocked,
     ) {
+        if self.kinds.is_empty() {
+            return;
+        }
         let mut wanted: SmallVec<[State; 16]> = SmallVec::new();
         for slot in 0..self.slots {
             let call = self.cursor.open[slot];
@@ -694,36 +726,26 @@ impl<'a, M: Model> Search<'a, M> {
     /// That no order begins like this, with so many of the blocked kinds used up. Gives the bytes that it takes.
     fn remember(&mut self, mut place: Place, blocked: &Blocked) -> usize {
         place.used.retain(|(kind, _)| blocked.contains(kind));
-        let heap = if place.done.spilled() {
-            place.done.len() * 8
-        } else {
-            0
-        };
+        let heap = heap_of(&place);
         let key = Key {
             at: place.at,
             state: place.state,
             lured_from: place.lured_from,
             done: place.done,
         };
-        let spilled = if place.used.spilled() {
-            place.used.len() * 8
-        } else {
-            0
-        };
         let sets = self.failed.entry(key).or_default();
-        let mut grown = spilled;
-        if sets.is_empty() {
-            // Twice: a hash table that has just grown is half empty.
-            grown += 2 * size_of::<(Key, SmallVec<[Used; 1]>)>() + heap;
-        } else {
-            grown += size_of::<Used>();
-        }
+        let before = sets.len();
         sets.retain(|set| !is_within(&place.used, set));
         if sets.len() == SETS_KEPT {
             sets.remove(0);
         }
         sets.push(place.used);
-        grown
+        match before {
+            // Twice: a hash table that has just grown is half empty.
+            0 => 2 * size_of::<(Key, SmallVec<[Used; 1]>)>() + heap,
+            before if sets.len() > before => size_of::<Used>() + heap,
+            _ => 0,
+        }
     }
 }
 
@@ -769,6 +791,19 @@ fn may_need<M: Model>(model: &M, class: Class) -> impl Iterator<Item = State> {
 pub fn may_leave<M: Model>(model: &M, class: Class) -> impl Iterator<Item = State> {
     let places = model.places(class).iter().map(|(_, left)| *left);
     model.leaves(class).into_iter().chain(places)
+}
+
+/// What a vector has beside itself.
+fn heap<A: smallvec::Array>(vector: &SmallVec<A>) -> usize {
+    if vector.spilled() {
+        vector.capacity() * size_of::<A::Item>()
+    } else {
+        0
+    }
+}
+
+fn heap_of(place: &Place) -> usize {
+    heap(&place.done) + heap(&place.used)
 }
 
 /// Adds kinds to those that were asked for in vain.

@@ -9,13 +9,14 @@ use super::prepared::Kind;
 use super::search::Found;
 use crate::checker::models::Selected;
 use crate::history::{NEVER, Operation, Operations, Unusable};
+use std::time::{Duration, Instant};
 
 /// Places that one attempt may look at: one that needs more is taken for one that fails, which only makes the answer longer.
 const STEPS_MAX: u64 = 300_000;
-/// And all attempts for one violation.
-const STEPS_ALL_MAX: u64 = 20_000_000;
-/// Operations that all attempts together may prepare, for the same reason.
-const PREPARED_MAX: usize = 50_000_000;
+/// And the memory that it may take.
+const BYTES_MAX: u64 = 64 << 20;
+/// How long all attempts for one violation may take, from the verdict on.
+const TIME_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug)]
 pub struct Violation {
@@ -35,8 +36,7 @@ struct Shrink<'a> {
     operations: &'a Operations,
     kind: Kind,
     budget: &'a Budget,
-    steps_left: u64,
-    prepared_left: usize,
+    until: Instant,
 }
 
 /// For a part that is known to have no order.
@@ -51,8 +51,7 @@ pub fn explain(
         operations,
         kind,
         budget,
-        steps_left: STEPS_ALL_MAX,
-        prepared_left: PREPARED_MAX,
+        until: Instant::now() + TIME_MAX,
     };
     let prepared = kind.prepare(operations, part)?;
     let judged: Vec<u32> = prepared.calls().iter().map(|call| call.operation).collect();
@@ -63,7 +62,10 @@ pub fn explain(
         .map(|call| (call.ended, call.operation))
         .collect();
     ends.sort_unstable();
-    let (good, prefix_exact) = shrink.longest_prefix(part, &ends)?;
+    let (good, prefix_exact) = match smallest {
+        true => shrink.longest_prefix(part, &ends)?,
+        false => (ends.len() - 1, false),
+    };
     let (prefix, breaks) = ends[good];
     let mut kept = shrink.before(part, prefix + 1);
     if smallest {
@@ -101,13 +103,9 @@ impl Shrink<'_> {
         begun.map(one).collect()
     }
 
-    fn search(&mut self, selected: &[Selected], steps: u64) -> Result<Found, Unusable> {
-        let mut budget = self.budget.for_search(steps);
+    fn search(&mut self, selected: &[Selected], mut budget: Budget) -> Result<Found, Unusable> {
         let mut prepared = self.kind.prepare(self.operations, selected)?;
-        let (found, looked_at) = prepared.search(&mut budget);
-        self.steps_left = self.steps_left.saturating_sub(looked_at);
-        self.prepared_left = self.prepared_left.saturating_sub(selected.len());
-        Ok(found)
+        Ok(prepared.search(&mut budget).0)
     }
 
     /// The number of ends in the longest beginning that has an order, and whether that is exact.
@@ -120,7 +118,8 @@ impl Shrink<'_> {
         let (mut good, mut bad) = (0, ends.len());
         while bad - good > 1 {
             let middle = good.midpoint(bad);
-            match self.search(&self.before(part, ends[middle - 1].0 + 1), u64::MAX)? {
+            let budget = self.budget.for_search(u64::MAX).before(self.until);
+            match self.search(&self.before(part, ends[middle - 1].0 + 1), budget)? {
                 Found::Order => good = middle,
                 Found::NoOrder => bad = middle,
                 Found::Exhausted => return Ok((bad - 1, false)),
@@ -136,13 +135,15 @@ impl Shrink<'_> {
             let mut weakened = false;
             let firm: Vec<usize> = (0..kept.len()).filter(|i| kept[*i].firm).collect();
             for group in firm.chunks(size) {
-                if self.steps_left == 0 || self.prepared_left == 0 {
+                if Instant::now() > self.until {
                     return Ok(());
                 }
                 let mut attempt = kept.clone();
                 group.iter().for_each(|index| attempt[*index].firm = false);
-                let steps = STEPS_MAX.min(self.steps_left);
-                if self.search(&attempt, steps)? == Found::NoOrder {
+                let budget = Budget::new(BYTES_MAX)
+                    .for_search(STEPS_MAX)
+                    .before(self.until);
+                if self.search(&attempt, budget)? == Found::NoOrder {
                     *kept = attempt;
                     weakened = true;
                 }

@@ -6,14 +6,14 @@ use crate::history::{Operation, Operations, Unusable, Value};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Kind {
-    Add(i64),
-    Read(i64),
+    Add(i128),
+    Read(i128),
 }
 
 pub struct Counter {
     classes: Vec<Kind>,
-    numbers: Numbers<i64>,
-    values: Vec<i64>,
+    numbers: Numbers<i128>,
+    values: Vec<i128>,
     /// Nothing is ever subtracted, so a counter does not come back from beyond.
     grows: bool,
     grown: usize,
@@ -52,20 +52,18 @@ pub fn counter(
     Ok((counter, calls.calls))
 }
 
-/// Of a size whose sums fit.
-fn number(value: &Value, operation: &Operation) -> Result<i64, Unusable> {
-    let number = value
-        .as_int()
-        .filter(|number| number.unsigned_abs() < 1 << 62);
+/// No sum of as many as there can be is too large for an `i128`.
+fn number(value: &Value, operation: &Operation) -> Result<i128, Unusable> {
+    let number = value.as_int().map(i128::from);
     number.ok_or_else(|| Unusable::at(operation.line, format!("'{value}' is no whole number")))
 }
 
 impl Counter {
-    fn state(&mut self, value: i64) -> State {
+    fn state(&mut self, value: i128) -> State {
         let number = self.numbers.of(value);
         if number as usize == self.values.len() {
             self.values.push(value);
-            self.grown += 5 * size_of::<i64>();
+            self.grown += 5 * size_of::<i128>();
         }
         number
     }
@@ -79,13 +77,20 @@ impl Model for Counter {
     fn step(&mut self, state: State, class: Class) -> Option<State> {
         let value = self.values[state as usize];
         match self.classes[class as usize] {
-            Kind::Add(by) => value.checked_add(by).map(|sum| self.state(sum)),
+            Kind::Add(by) => Some(self.state(value + by)),
             Kind::Read(seen) => (seen == value).then_some(state),
         }
     }
 
     fn reads(&self, class: Class) -> bool {
         matches!(self.classes[class as usize], Kind::Read(_))
+    }
+
+    fn left_for_certain(&mut self, class: Class) -> Option<State> {
+        match self.classes[class as usize] {
+            Kind::Read(seen) => Some(self.state(seen)),
+            Kind::Add(_) => None,
+        }
     }
 
     fn looks_ahead(&self) -> bool {

@@ -93,6 +93,9 @@ const EMPTY: State = 0;
 const UNSEEN: State = State::MAX - 1;
 const IMPOSSIBLE: State = State::MAX - 2;
 
+/// Places that calls can have on average before a key is judged by whole texts instead.
+const PLACES_FOR_A_CALL_MAX: usize = 16;
+
 /// The register that the key is when what is read can be taken apart in one way. A state is what somebody saw, down to
 /// each piece of it; whatever nobody saw is one state.
 fn taken_apart(calls: &Calls<Kind>, texts: &[Arc<str>]) -> Option<Register> {
@@ -113,6 +116,14 @@ fn taken_apart(calls: &Calls<Kind>, texts: &[Arc<str>]) -> Option<Register> {
         }
     }
     let mut places = Vec::new();
+    // A text that many calls append and that was seen in many places makes a table of all of these for all of those.
+    let entries = seen
+        .places
+        .iter()
+        .map(|(text, places)| places.len() * *written.appends.get(text).unwrap_or(&0) as usize);
+    if entries.sum::<usize>() > PLACES_FOR_A_CALL_MAX * calls.calls.len() {
+        return None;
+    }
     let swap = |kind: &Kind| match *kind {
         Kind::Get(text) => Swap::read(*state_of.get(&text).unwrap_or(&IMPOSSIBLE)),
         Kind::Put(text) => Swap::write(*seen.after.get(&(EMPTY, text)).unwrap_or(&UNSEEN)),

@@ -82,6 +82,11 @@ impl Model for Queue {
         matches!(self.classes[class as usize], Kind::FoundEmpty)
     }
 
+    fn left_for_certain(&mut self, class: Class) -> Option<State> {
+        let empty = matches!(self.classes[class as usize], Kind::FoundEmpty);
+        empty.then(|| self.state(Arc::from([])))
+    }
+
     fn grown(&mut self) -> usize {
         std::mem::take(&mut self.grown)
     }

@@ -30,10 +30,7 @@ pub fn set(operations: &Operations, part: &[Selected]) -> Result<(Set, Vec<Call>
             };
             let mut seen: Vec<u32> = seen.iter().map(|e| elements.of(e.clone())).collect();
             seen.sort_unstable();
-            if seen.windows(2).any(|two| two[0] == two[1]) {
-                let what = "an element is in the answer twice";
-                return Err(Unusable::at(operation.end_line, what));
-            }
+            // One that shows an element twice stays as it is: no set does.
             Ok(Some(Kind::Read(seen.into())))
         }
         "add" => Ok(Some(Kind::Add(elements.of(argument(operation)?.clone())))),
@@ -82,6 +79,13 @@ impl Model for Set {
 
     fn reads(&self, class: Class) -> bool {
         matches!(self.classes[class as usize], Kind::Read(_))
+    }
+
+    fn left_for_certain(&mut self, class: Class) -> Option<State> {
+        match &self.classes[class as usize] {
+            Kind::Read(seen) => Some(self.state(seen.clone())),
+            Kind::Add(_) => None,
+        }
     }
 
     fn looks_ahead(&self) -> bool {

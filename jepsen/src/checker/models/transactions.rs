@@ -1,6 +1,6 @@
 //! Several registers, read and changed by transactions, each done in order and at once.
 //!
-//! The function is `txn` (a single step may also stand as a function of its own). Steps: `[:r k v]` or `[:read k v]` (with
+//! The function is `txn`. Steps: `[:r k v]` or `[:read k v]` (with
 //! a nil value, of unknown value where nil is not what a register begins with), `[:w k v]` or `[:write k v]`,
 //! `[:append k v]` to a list, `[:cas k [old new]]`, and `[:check k v]`, which must hold for the rest to take effect.
 
@@ -108,12 +108,16 @@ fn steps(
     keys: &mut Numbers<Value>,
     contents: &mut Contents,
 ) -> Result<Steps, Unusable> {
-    let known = happened(operation);
-    let told = if known && !operation.answered.is_nil() {
+    let known = happened(operation) && !operation.answered.is_nil();
+    let told = if known {
         &operation.answered
     } else {
         &operation.asked
     };
+    if known && !operation.asked.is_nil() && !are_alike(&operation.asked, &operation.answered) {
+        let what = "other steps than were asked for";
+        return Err(Unusable::at(operation.end_line, what));
+    }
     if name != "txn" {
         return Err(unknown_function(name, operation, "txn"));
     }
@@ -131,7 +135,7 @@ fn steps(
         let key = keys.of(key.clone());
         match name.name().unwrap_or_default() {
             "r" | "read" => {
-                // What is not certain to have happened has no answers, and nil may mean that nothing was told.
+                // What is not known to have happened has no answers, and nil may mean that nothing was told.
                 if known && !(value.is_nil() && initial == Initial::Zero) {
                     steps.push(Step::Read(key, contents.value(value)));
                 }
@@ -159,6 +163,26 @@ fn steps(
         }
     }
     Ok(steps.into())
+}
+
+/// Whether two lists of steps do the same to the same keys. Only what was read may differ, for it was not known before.
+fn are_alike(asked: &Value, answered: &Value) -> bool {
+    let (Some(asked), Some(answered)) = (asked.elements(), answered.elements()) else {
+        return false;
+    };
+    let alike = |(one, other): (&Value, &Value)| {
+        let (one, other) = (
+            one.elements().unwrap_or(&[]),
+            other.elements().unwrap_or(&[]),
+        );
+        one.len() == other.len()
+            && one
+                .iter()
+                .zip(other)
+                .take(2)
+                .all(|(one, other)| one == other)
+    };
+    asked.len() == answered.len() && asked.iter().zip(answered).all(alike)
 }
 
 fn only_reads(steps: &[Step]) -> bool {
@@ -216,7 +240,10 @@ pub fn components(operations: &Operations) -> Vec<Vec<u32>> {
     let mut of: Vec<u32> = Vec::with_capacity(operations.all.len());
     for operation in &operations.all {
         let mut first = NEVER;
-        for step in operation.asked.elements().unwrap_or(&[]) {
+        // Where a harness tells the steps only with the answer, the keys are there.
+        let told =
+            [&operation.asked, &operation.answered].map(|steps| steps.elements().unwrap_or(&[]));
+        for step in told.into_iter().flatten() {
             let Some([_, key, ..]) = step.elements() else {
                 continue;
             };
