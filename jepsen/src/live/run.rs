@@ -219,7 +219,8 @@ impl After<'_> {
         recorder.nemesis("healed", "everything runs and is joined")?;
         let last_ns = ran.faults.iter().map(|fault| fault.ended_ns).max();
         let healed = self.whole().await.map(|()| {
-            let since_ns = recorder.now_ns() - last_ns.unwrap_or(0);
+            let now_ns = recorder.now_ns();
+            let since_ns = now_ns - last_ns.unwrap_or(now_ns);
             Duration::from_nanos(since_ns.unsigned_abs())
         });
         let waits = healed.as_ref().err().map_or("", String::as_str);
