@@ -113,3 +113,67 @@ fn machines_get_json_and_people_a_page() {
     assert!(!drawn.contains("<script"), "what a history says is no HTML");
     assert!(!drawn.contains("http"), "the page needs no network");
 }
+
+/// Histories, models and exit statuses that came out otherwise once.
+#[test]
+fn what_once_came_out_wrong_comes_out_right() {
+    let line = |process: &str, kind: &str, rest: &str| {
+        format!("{{\"process\":{process},\"type\":\"{kind}\",{rest}}}\n")
+    };
+    let pair = |process: usize, asked: &str, answered: &str| {
+        let process = process.to_string();
+        line(&process, "invoke", asked) + &line(&process, "ok", answered)
+    };
+    // The keys of a transaction may be told only with its answer.
+    let told_late = pair(
+        0,
+        r#""f":"txn","value":[["write",1,5]]"#,
+        r#""f":"txn","value":[["write",1,5]]"#,
+    ) + &pair(1, r#""f":"txn""#, r#""f":"txn","value":[["read",1,5]]"#);
+    // A process is a number; what is none is not left out in silence.
+    let named = line("\"client-1\"", "invoke", r#""f":"read""#);
+    // A model without keys does not mix what is about several.
+    let keyed = pair(
+        0,
+        r#""f":"write","key":"x","value":1"#,
+        r#""f":"write","key":"x","value":1"#,
+    );
+    let large = r#""f":"add","value":4611686018427387903"#;
+    let sums = pair(0, large, large).repeat(3);
+    // A text that is appended very often, all of it read: no table of all calls by all places.
+    let often = pair(
+        0,
+        r#""f":"append","key":1,"value":"a""#,
+        r#""f":"append","key":1,"value":"a""#,
+    )
+    .repeat(20_000)
+        + &pair(
+            1,
+            r#""f":"get","key":1"#,
+            &format!(r#""f":"get","key":1,"value":"{}""#, "a".repeat(20_000)),
+        );
+    // Many calls that are alike at the same time: which of them came first makes no difference.
+    let adds = |kind: &str| -> String {
+        (0..40)
+            .map(|process| line(&process.to_string(), kind, r#""f":"add","value":1"#))
+            .collect()
+    };
+    let too_much =
+        adds("invoke") + &adds("ok") + &pair(50, r#""f":"read""#, r#""f":"read","value":41"#);
+    for (history, model, status) in [
+        (&told_late, "multi-register", 0),
+        (&named, "register", 2),
+        (&keyed, "register", 2),
+        (&sums, "counter", 0),
+        (&often, "kv", 0),
+        (&too_much, "counter", 1),
+    ] {
+        let output = check(history, &["-", "--model", model, "--memory", "256"]);
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{model}: {}",
+            printed(&output)
+        );
+    }
+}

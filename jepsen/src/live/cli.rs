@@ -128,6 +128,11 @@ struct Ready {
 
 impl Test {
     pub fn run(self) -> anyhow::Result<u8> {
+        // The processes would not hear of it, and the sound product would pass for the broken one.
+        anyhow::ensure!(
+            std::env::var_os("UNDERSTUDY_MUTANT").is_none(),
+            "UNDERSTUDY_MUTANT is for the simulator; runs of real processes do not pass it on"
+        );
         if self.list {
             list();
             return Ok(0);

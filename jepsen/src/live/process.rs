@@ -76,7 +76,15 @@ impl Process {
     pub async fn kill(&self) -> anyhow::Result<bool> {
         let state = self.state.clone();
         let work = move || {
-            let Some(mut child) = lock(&state).child.take() else {
+            let mut state = lock(&state);
+            // One that ended by itself stays where that is noticed: it was not this that ended it.
+            let ended = match state.child.as_mut() {
+                None => true,
+                Some(child) => child.try_wait().context("looking at it")?.is_some(),
+            };
+            let child = if ended { None } else { state.child.take() };
+            drop(state);
+            let Some(mut child) = child else {
                 return Ok(false);
             };
             child.kill().context("SIGKILL")?;

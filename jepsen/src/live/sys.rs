@@ -26,19 +26,16 @@ pub fn open_tun(name: &str) -> io::Result<OwnedFd> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")?;
-    let mut wanted = libc::ifreq {
-        ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            // Packets as they are, without a header of the device's own.
-            ifru_flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
-        },
-    };
+    // SAFETY: an `ifreq` is plain numbers, for which zeros are values; the kernel is shown all of it.
+    let mut wanted: libc::ifreq = unsafe { std::mem::zeroed() };
+    // Packets as they are, without a header of the device's own.
+    wanted.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
     assert!(name.len() < libc::IFNAMSIZ, "a device's name is short");
     for (to, from) in wanted.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: TUNSETIFF reads an `ifreq`, which lives until the call returns, of an open file.
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw const wanted) };
+    // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives until the call returns, of an open file.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut wanted) };
     match done {
         0 => Ok(OwnedFd::from(file)),
         _ => Err(io::Error::last_os_error()),
