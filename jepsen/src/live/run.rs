@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 /// Far more than a system needs to be whole again.
 pub const HEAL_LIMIT: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// So long it stays whole, and nothing is handed over, before that counts: more than a lease, its grace and an election, so that
+/// no failover is still to come when the last reads are done.
+const WHOLE_FOR: Duration = Duration::from_secs(3);
 /// Until a process that ended by itself is started again, as a supervisor would.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// Fewer operations that succeeded show nothing.
@@ -218,10 +221,10 @@ impl After<'_> {
         machines.heal().await?;
         recorder.nemesis("healed", "everything runs and is joined")?;
         let last_ns = ran.faults.iter().map(|fault| fault.ended_ns).max();
-        let healed = self.whole().await.map(|()| {
-            let now_ns = recorder.now_ns();
-            let since_ns = now_ns - last_ns.unwrap_or(now_ns);
-            Duration::from_nanos(since_ns.unsigned_abs())
+        let healed = self.whole().await.map(|since| {
+            let whole_ns = since.duration_since(recorder.began().into()).as_nanos() as i64;
+            let since_ns = whole_ns - last_ns.unwrap_or(whole_ns);
+            Duration::from_nanos(since_ns.max(0).unsigned_abs())
         });
         let waits = healed.as_ref().err().map_or("", String::as_str);
         recorder.nemesis("whole", waits)?;
@@ -232,17 +235,37 @@ impl After<'_> {
         Ok(())
     }
 
-    async fn whole(&self) -> Result<(), String> {
+    /// Since when it has been whole without a break.
+    async fn whole(&self) -> Result<Instant, String> {
         let began = Instant::now();
+        let mut whole: Option<(Instant, String)> = None;
         loop {
-            match self.system.healthy().await {
-                Ok(()) => return Ok(()),
-                Err(waits) if began.elapsed() >= self.heal_limit => {
-                    let limit = self.heal_limit;
-                    return Err(format!("not whole {limit:?} after the last fault: {waits}"));
+            let asked = Instant::now();
+            let waits = match (self.system.healthy().await, &whole) {
+                (Ok(state), Some((since, before))) if state == *before => {
+                    if since.elapsed() >= WHOLE_FOR {
+                        return Ok(*since);
+                    }
+                    String::new()
                 }
-                Err(_) => sleep(LOOK_EVERY).await,
+                (Ok(state), before) => {
+                    let waits = match before {
+                        Some((_, before)) => format!("{before} became {state}"),
+                        None => String::new(),
+                    };
+                    whole = Some((asked, state));
+                    waits
+                }
+                (Err(waits), _) => {
+                    whole = None;
+                    waits
+                }
+            };
+            if began.elapsed() >= self.heal_limit && !waits.is_empty() {
+                let limit = self.heal_limit;
+                return Err(format!("not whole {limit:?} after the last fault: {waits}"));
             }
+            sleep(LOOK_EVERY).await;
         }
     }
 }

@@ -162,8 +162,9 @@ pub trait System: Send + Sync + 'static {
     /// Called once, when all processes were started: waits for them, and makes what the workload needs.
     fn prepare(self: Arc<Self>, hosts: Vec<Host>) -> BoxFuture<'static, anyhow::Result<()>>;
 
-    /// Whether everything is as it should be when nothing is broken; else what is not.
-    fn healthy(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Whether everything is as it should be when nothing is broken; else what is not. What comes back then is another one
+    /// after each change of who serves or leads, and is only compared.
+    fn healthy(&self) -> BoxFuture<'_, Result<String, String>>;
 
     /// A client for a worker; the last one, number `workers`, does the final reads.
     fn client(&self, number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>>;

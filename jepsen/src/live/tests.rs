@@ -13,6 +13,7 @@ use super::workload;
 use crate::history::Value;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,12 +26,15 @@ enum Fault {
     Ends,
     /// Somebody lacks when all is healed.
     StaysIll,
+    /// Who serves changes all the time.
+    Wanders,
 }
 
 struct Toy {
     fault: Fault,
     offers: Offers,
     registers: Arc<Mutex<BTreeMap<Value, Value>>>,
+    looks: AtomicU64,
 }
 
 struct ToyClient {
@@ -95,9 +99,16 @@ impl System for Toy {
         Box::pin(async { Ok(()) })
     }
 
-    fn healthy(&self) -> BoxFuture<'_, Result<(), String>> {
-        let ill = self.fault == Fault::StaysIll;
-        Box::pin(async move { if ill { Err("ill".to_string()) } else { Ok(()) } })
+    fn healthy(&self) -> BoxFuture<'_, Result<String, String>> {
+        let state = match self.fault {
+            Fault::StaysIll => Err("ill".to_string()),
+            Fault::Wanders => {
+                let look = self.looks.fetch_add(1, Ordering::Relaxed);
+                Ok(format!("epoch {look}"))
+            }
+            _ => Ok("epoch 1".to_string()),
+        };
+        Box::pin(async { state })
     }
 
     fn client(&self, _number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>> {
@@ -131,6 +142,7 @@ async fn run(fault: Fault, offers: Offers, faults: &str) -> (Ran, Conclusion) {
             fault,
             offers,
             registers: Arc::default(),
+            looks: AtomicU64::default(),
         }),
         workload: Arc::from(workload::named("register").unwrap()),
         wanted: wanted.clone(),
@@ -156,7 +168,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         keeps: Keeps::GivenBack,
         ..LINEARIZABLE
     };
-    let (good, forgetful, caught, missed, skipped, ended, ill) = tokio::join!(
+    let (good, forgetful, caught, missed, skipped, ended, ill, wanders) = tokio::join!(
         run(Fault::None, LINEARIZABLE, "kill-one"),
         run(Fault::Forgets, LINEARIZABLE, "pause-primary"),
         run(Fault::Forgets, lazy, "none"),
@@ -164,6 +176,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         run(Fault::None, LINEARIZABLE, "partition-one"),
         run(Fault::Ends, LINEARIZABLE, "none"),
         run(Fault::StaysIll, LINEARIZABLE, "none"),
+        run(Fault::Wanders, LINEARIZABLE, "none"),
     );
     assert_eq!(good.1, Conclusion::AsPromised, "{:?}", good.0);
     assert_eq!(good.0.faults.len(), 1);
@@ -186,4 +199,5 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
     assert!(said(&skipped.1, "never installed") && skipped.1.exit_code() == 4);
     assert!(said(&ended.1, "two ended by itself") && ended.1.exit_code() == 1);
     assert!(said(&ill.1, "ill") && ill.1.exit_code() == 1);
+    assert!(said(&wanders.1, "became epoch") && wanders.1.exit_code() == 1);
 }

@@ -15,9 +15,10 @@ use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use understudy_client::proto::failure::Applied;
-use understudy_client::v1::{NamespacePolicy, namespace_policy};
+use understudy_client::v1::cluster_client::ClusterClient;
+use understudy_client::v1::{NamespacePolicy, StatusRequest, namespace_policy};
 use understudy_client::{ReadLevel, Settings};
 
 pub const MANAGERS: &str = "managers";
@@ -141,7 +142,8 @@ impl Understudy {
         }
     }
 
-    async fn is_healthy(&self) -> Result<(), String> {
+    /// The epochs of all shards and who leads, when all is well.
+    async fn is_healthy(&self) -> Result<String, String> {
         let asks = self.asks().map_err(|error| error.to_string())?;
         let status = asks.cluster().status().await;
         let status = status.map_err(|error| error.to_string())?;
@@ -153,7 +155,7 @@ impl Understudy {
             && status.open_cuts == 0
             && status.orphans == Some(0);
         match whole {
-            true => Ok(()),
+            true => self.all_agree(status.leader).await,
             false => Err(format!(
                 "{} of {nodes} nodes are up; of {} shards {} lack a primary and {} lack copies; {} open cuts, {} orphans",
                 status.nodes_up,
@@ -166,6 +168,31 @@ impl Understudy {
                     .map_or("unknown".to_string(), |orphans| orphans.to_string()),
             )),
         }
+    }
+
+    /// Every manager answers for itself, and follows the leader that the client was told of.
+    async fn all_agree(&self, leader: u64) -> Result<String, String> {
+        let asks = self.asks().map_err(|error| error.to_string())?;
+        let hosts = self.hosts.get().map_or(&[][..], Vec::as_slice);
+        for (number, host) in (1..).zip(&hosts[..self.plan.managers]) {
+            let asked = timeout(QUESTION_LIMIT, leader_of(host)).await;
+            match asked {
+                Err(_) => return Err(format!("manager-{number} does not answer")),
+                Ok(Err(why)) => return Err(format!("manager-{number}: {why}")),
+                Ok(Ok(known)) if known != leader => {
+                    return Err(format!("manager-{number} follows {known}, not {leader}"));
+                }
+                Ok(Ok(_)) => {}
+            }
+        }
+        let shards = asks.cluster().shards(Some(NAMESPACE)).await;
+        let shards = shards.map_err(|error| error.to_string())?.shards;
+        let mut epochs: Vec<String> = shards
+            .iter()
+            .map(|shard| format!("{}: {}", shard.index, shard.epoch))
+            .collect();
+        epochs.sort();
+        Ok(format!("leader {leader}, epochs {}", epochs.join(", ")))
     }
 
     async fn transfer(&self, pick: u64) -> Result<String, Refused> {
@@ -201,6 +228,16 @@ impl Understudy {
             Err(error) => Err(Refused::No(error.to_string())),
         }
     }
+}
+
+/// Whom a manager follows, out of its own mouth: the client would go on to another one that answers.
+async fn leader_of(host: &Host) -> Result<u64, String> {
+    let at = format!("http://{}:{}", host.address, host.port);
+    let stub = ClusterClient::connect(at).await;
+    let mut stub = stub.map_err(|error| error.to_string())?;
+    let status = stub.status(StatusRequest { stale: true }).await;
+    let status = status.map_err(|error| error.to_string())?;
+    Ok(status.into_inner().leader)
 }
 
 fn internal(host: &Host) -> String {
@@ -306,7 +343,7 @@ impl System for Understudy {
         })
     }
 
-    fn healthy(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn healthy(&self) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(self.is_healthy())
     }
 
