@@ -205,6 +205,7 @@ fn fault_json(applied: &Applied) -> Value {
         "why": applied.outcome.why(),
         "began_ns": applied.began_ns,
         "ended_ns": applied.ended_ns,
+        "held_ms": applied.held.as_millis() as u64,
     })
 }
 

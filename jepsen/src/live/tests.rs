@@ -28,6 +28,8 @@ enum Fault {
     StaysIll,
     /// Who serves changes all the time.
     Wanders,
+    /// It says who serves only when the run is nearly over.
+    Dawdles,
 }
 
 struct Toy {
@@ -121,7 +123,13 @@ impl System for Toy {
     }
 
     fn holders(&self, _role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>> {
-        Box::pin(async { Ok(vec![0]) })
+        let dawdles = self.fault == Fault::Dawdles;
+        Box::pin(async move {
+            if dawdles {
+                tokio::time::sleep(Duration::from_millis(3_000)).await;
+            }
+            Ok(vec![0])
+        })
     }
 
     fn change(&self, _change: Change) -> BoxFuture<'_, Result<String, Refused>> {
@@ -168,7 +176,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         keeps: Keeps::GivenBack,
         ..LINEARIZABLE
     };
-    let (good, forgetful, caught, missed, skipped, ended, ill, wanders) = tokio::join!(
+    let (good, forgetful, caught, missed, skipped, ended, ill, wanders, short) = tokio::join!(
         run(Fault::None, LINEARIZABLE, "kill-one"),
         run(Fault::Forgets, LINEARIZABLE, "pause-primary"),
         run(Fault::Forgets, lazy, "none"),
@@ -177,6 +185,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         run(Fault::Ends, LINEARIZABLE, "none"),
         run(Fault::StaysIll, LINEARIZABLE, "none"),
         run(Fault::Wanders, LINEARIZABLE, "none"),
+        run(Fault::Dawdles, LINEARIZABLE, "pause-primary"),
     );
     assert_eq!(good.1, Conclusion::AsPromised, "{:?}", good.0);
     assert_eq!(good.0.faults.len(), 1);
@@ -192,6 +201,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         kind: Kind::Partition(Cut::Primary),
         began_ns: 0,
         ended_ns: 1,
+        held: Duration::from_secs(2),
         what: String::new(),
         outcome: Outcome::Installed,
     });
@@ -199,5 +209,6 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
     assert!(said(&skipped.1, "never installed") && skipped.1.exit_code() == 4);
     assert!(said(&ended.1, "two ended by itself") && ended.1.exit_code() == 1);
     assert!(said(&ill.1, "ill") && ill.1.exit_code() == 1);
+    assert!(said(&short.1, "held for only") && short.1.exit_code() == 4);
     assert!(said(&wanders.1, "became epoch") && wanders.1.exit_code() == 1);
 }

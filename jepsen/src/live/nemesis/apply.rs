@@ -3,6 +3,7 @@
 //! A fault counts as installed when it was seen to hold: the process is gone or stands still, packets met the rule, the system
 //! says that it did what was asked. Everything is taken back when its time is over or the run's is.
 
+use super::plan::LENGTH_LEAST_MS;
 use super::shapes;
 use super::{Applied, Cut, Harm, Kind, Outcome, Planned, Target, Wanted};
 use crate::dice::{Dice, Purpose};
@@ -19,6 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// Between two transfers while they come again and again.
 const TRANSFER_EVERY: Duration = Duration::from_millis(1_200);
+const LENGTH_LEAST: Duration = Duration::from_millis(LENGTH_LEAST_MS);
+const OVER: &str = "the run was over";
 
 pub struct Nemesis {
     tasks: JoinSet<anyhow::Result<Applied>>,
@@ -44,6 +47,8 @@ enum Undo {
 
 struct Begun {
     what: String,
+    /// From here on it holds.
+    begun: Instant,
     outcome: Outcome,
     undo: Vec<Undo>,
 }
@@ -52,6 +57,7 @@ impl Begun {
     fn skipped(why: impl Into<String>) -> Begun {
         Begun {
             what: String::new(),
+            begun: Instant::now(),
             outcome: Outcome::Skipped(why.into()),
             undo: Vec::new(),
         }
@@ -105,15 +111,15 @@ impl World {
     ) -> anyhow::Result<Applied> {
         self.sleep_until(began + fault.at).await;
         let began_ns = self.recorder.now_ns();
-        let until = Instant::now() + fault.length;
         let name = fault.kind.name();
         // Finding out whom it hits, or doing it again and again, takes its time.
         self.recorder.nemesis(&format!("begin {name}"), "")?;
         let over = *self.stop.borrow();
         let mut begun = match over {
-            true => Begun::skipped("the run was over"),
-            false => self.begin(&fault, until).await?,
+            true => Begun::skipped(OVER),
+            false => self.begin(&fault).await?,
         };
+        let mut held = begun.begun.elapsed();
         if begun.outcome.name() == "skipped" {
             let what = format!("skipped: {}", begun.outcome.why());
             self.recorder.nemesis(name, &what)?;
@@ -126,7 +132,13 @@ impl World {
             );
             self.recorder
                 .nemesis(name, what.trim_end_matches([':', ' ']))?;
-            self.sleep_until(until).await;
+            // Counted from when it began to hold, for finding out whom it hits may take as long as the fault.
+            self.sleep_until(begun.begun + fault.length).await;
+            held = begun.begun.elapsed();
+            if held < LENGTH_LEAST && begun.outcome == Outcome::Installed {
+                let why = format!("it held for only {} ms", held.as_millis());
+                begun.outcome = Outcome::Indeterminate(why);
+            }
             self.take_back(&mut begun).await?;
             self.recorder.nemesis(&format!("end {name}"), &begun.what)?;
         }
@@ -135,6 +147,7 @@ impl World {
             kind: fault.kind,
             began_ns,
             ended_ns: self.recorder.now_ns(),
+            held,
             what: begun.what,
             outcome: begun.outcome,
         })
@@ -148,14 +161,18 @@ impl World {
         }
     }
 
-    async fn begin(&mut self, fault: &Planned, until: Instant) -> anyhow::Result<Begun> {
+    fn is_over(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    async fn begin(&mut self, fault: &Planned) -> anyhow::Result<Begun> {
         let mut dice = Dice::new(fault.seed, Purpose::LiveFaults, 1);
         match fault.kind {
             Kind::Partition(shape) => self.partition(shape, &mut dice).await,
             Kind::Harm(harm) => Ok(self.harm(harm, &mut dice)),
             Kind::Kill(target) => self.processes(target, &mut dice, true).await,
             Kind::Pause(target) => self.processes(target, &mut dice, false).await,
-            Kind::Transfer => Ok(self.transfers(&mut dice, until).await),
+            Kind::Transfer => Ok(self.transfers(&mut dice, fault.length).await),
             Kind::Drain => self.drain(&mut dice).await,
         }
     }
@@ -171,6 +188,9 @@ impl World {
             },
             _ => Vec::new(),
         };
+        if self.is_over() {
+            return Ok(Begun::skipped(OVER));
+        }
         let groups = self.machines.groups().into_iter();
         let groups: Vec<Vec<usize>> = groups.map(|group| self.machines.in_group(group)).collect();
         let (links, named) = match shapes::cut(shape, &groups, &primaries, dice) {
@@ -185,6 +205,7 @@ impl World {
         let id = network.install(links, rule);
         Ok(Begun {
             what,
+            begun: Instant::now(),
             outcome: Outcome::Installed,
             undo: vec![Undo::Heal(id)],
         })
@@ -209,6 +230,7 @@ impl World {
         let id = network.install(links.collect(), rule);
         Begun {
             what: format!("{whom}, {how}"),
+            begun: Instant::now(),
             outcome: Outcome::Installed,
             undo: vec![Undo::Heal(id)],
         }
@@ -224,6 +246,9 @@ impl World {
             Ok(hit) => hit,
             Err(why) => return Ok(Begun::skipped(why)),
         };
+        if self.is_over() {
+            return Ok(Begun::skipped(OVER));
+        }
         let (mut done, mut undo) = (Vec::new(), Vec::new());
         for member in hit.iter().copied() {
             let process = self.machines.process(member);
@@ -251,6 +276,7 @@ impl World {
         };
         Ok(Begun {
             what: self.machines.names(&done),
+            begun: Instant::now(),
             outcome,
             undo,
         })
@@ -282,9 +308,11 @@ impl World {
         })
     }
 
-    async fn transfers(&mut self, dice: &mut Dice, until: Instant) -> Begun {
+    async fn transfers(&mut self, dice: &mut Dice, length: Duration) -> Begun {
+        let begun = Instant::now();
+        let until = begun + length;
         let (mut done, mut perhaps, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        while Instant::now() < until && !*self.stop.borrow() {
+        while Instant::now() < until && !self.is_over() {
             let pick = dice.word();
             match self.system.change(Change::Transfer { pick }).await {
                 Ok(what) => done.push(what),
@@ -306,6 +334,7 @@ impl World {
         };
         Begun {
             what,
+            begun,
             outcome,
             undo: Vec::new(),
         }
@@ -316,6 +345,9 @@ impl World {
             Ok(members) => members[0],
             Err(why) => return Ok(Begun::skipped(why)),
         };
+        if self.is_over() {
+            return Ok(Begun::skipped(OVER));
+        }
         let change = Change::Drain {
             member,
             undo: false,
@@ -327,6 +359,7 @@ impl World {
         };
         Ok(Begun {
             what: format!("{} {what}", self.machines.names(&[member])),
+            begun: Instant::now(),
             outcome,
             undo: vec![Undo::TakeBack(member)],
         })

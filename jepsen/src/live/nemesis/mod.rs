@@ -290,6 +290,8 @@ pub struct Applied {
     pub kind: Kind,
     pub began_ns: i64,
     pub ended_ns: i64,
+    /// Without finding out whom it hits and taking it back.
+    pub held: Duration,
     /// Whom it hit and how, for people.
     pub what: String,
     pub outcome: Outcome,

@@ -11,7 +11,7 @@ const CYCLE_MS: u64 = 7_000;
 /// A cycle shorter than this has no room for a lease to end in.
 pub const TOO_SHORT_MS: u64 = 2_500;
 /// Longer than a lease (1 s), so that a process that stood still wakes up without one.
-const LENGTH_LEAST_MS: u64 = 1_600;
+pub const LENGTH_LEAST_MS: u64 = 1_600;
 /// So many of a thousand faults last into the next one.
 const OVERLAPPING_PERMILLE: u32 = 250;
 
