@@ -327,11 +327,18 @@ async fn one(ready: Ready, own_end: Option<OwnEnd>) -> anyhow::Result<u8> {
     let ran = run::run(plan).await;
     let conclusion = ran.conclusion(&wanted);
     if conclusion != Conclusion::AsPromised {
-        keep_logs(scratch.path(), &store)?;
+        tell_trouble(keep_logs(scratch.path(), &store));
     }
-    write_results(&about, &ran, &conclusion, &store)?;
+    tell_trouble(write_results(&about, &ran, &conclusion, &store));
     report::print(&about, &ran, &conclusion, &store);
     Ok(conclusion.exit_code())
+}
+
+/// A full disk does not change what was seen.
+fn tell_trouble(done: anyhow::Result<()>) {
+    if let Err(error) = done {
+        eprintln!("understudy-jepsen: {error:#}");
+    }
 }
 
 fn write_results(

@@ -170,10 +170,14 @@ async fn live_through(plan: Plan, ran: &mut Ran) -> anyhow::Result<()> {
     }
     machines.end().await;
     drop(recorder);
-    let history = written.finish()?;
-    // A history that ends early is judged too: what it shows was seen.
+    // A history that ends early is judged too: what it shows was seen, and no error of the harness makes it unseen.
+    let history = written.json_lines.clone();
+    let trouble = [after.err(), written.finish().err()];
     let judged = judge(&history, &*system, &*workload, ran);
-    after.and(judged)
+    let trouble = trouble.into_iter().flatten();
+    ran.broken
+        .extend(trouble.map(|trouble| format!("{trouble:#}")));
+    judged
 }
 
 async fn work(
@@ -198,7 +202,10 @@ async fn work(
     let counts = workers.end().await;
     ran.worked = began.elapsed();
     // First of all everything is taken back, whatever became of the workers.
-    ran.faults = nemesis.end().await?;
+    let (faults, troubles) = nemesis.end().await;
+    ran.faults = faults;
+    ran.broken
+        .extend(troubles.iter().map(|trouble| format!("{trouble:#}")));
     ran.counts = counts?;
     Ok(())
 }
@@ -229,10 +236,12 @@ impl After<'_> {
         let waits = healed.as_ref().err().map_or("", String::as_str);
         recorder.nemesis("whole", waits)?;
         ran.healed = Some(healed);
-        let last = do_last(self.system, self.workload, self.load.workers, recorder);
-        ran.last = Some(last.await?);
-        ran.inspected = self.system.inspect().await.context("the last look")?;
-        Ok(())
+        let last = do_last(self.system, self.workload, self.load.workers, recorder).await;
+        let inspected = self.system.inspect().await.context("the last look");
+        // What one of them shows counts, whatever became of the other.
+        ran.inspected = inspected.as_ref().map_or(Vec::new(), Vec::clone);
+        ran.last = Some(last?);
+        inspected.map(|_| ())
     }
 
     /// Since when it has been whole without a break.

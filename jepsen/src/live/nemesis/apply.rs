@@ -90,15 +90,20 @@ impl Nemesis {
     }
 
     /// Takes back what holds, and tells what was.
-    pub async fn end(mut self) -> anyhow::Result<Vec<Applied>> {
+    /// And what went wrong with those that are missing.
+    pub async fn end(mut self) -> (Vec<Applied>, Vec<anyhow::Error>) {
         // Everybody may have gone already.
         let _ = self.stop.send(true);
-        let mut all = Vec::new();
+        let (mut all, mut troubles) = (Vec::new(), Vec::new());
         while let Some(applied) = self.tasks.join_next().await {
-            all.push(applied??);
+            match applied {
+                Ok(Ok(applied)) => all.push(applied),
+                Ok(Err(trouble)) => troubles.push(trouble.context("a fault")),
+                Err(panicked) => troubles.push(panicked.into()),
+            }
         }
         all.sort_by_key(|applied: &Applied| applied.began_ns);
-        Ok(all)
+        (all, troubles)
     }
 }
 
