@@ -435,6 +435,12 @@ impl Ran {
         if ok < OK_LEAST {
             invalid.push(format!("only {ok} operations succeeded"));
         }
+        // Where no write, or no read, was ever acknowledged there was nothing to lose.
+        for (f, counted) in &self.counts.0 {
+            if counted.ok == 0 {
+                invalid.push(format!("not one {f} succeeded"));
+            }
+        }
         let holds = |found: &Found| matches!(found.verdict, Verdict::Holds);
         if self.promise() == Promise::Breaks && self.found.iter().all(holds) {
             invalid.push("a primary was cut off, and nothing is seen of it".to_string());

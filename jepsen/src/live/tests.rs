@@ -30,6 +30,8 @@ enum Fault {
     Wanders,
     /// It says who serves only when the run is nearly over.
     Dawdles,
+    /// Nobody can write to it once it was broken.
+    ReadsOnly,
 }
 
 struct Toy {
@@ -41,6 +43,7 @@ struct Toy {
 
 struct ToyClient {
     forgets: bool,
+    reads_only: bool,
     reads: u64,
     registers: Arc<Mutex<BTreeMap<Value, Value>>>,
 }
@@ -52,6 +55,7 @@ impl Client for ToyClient {
             let mut registers = self.registers.lock().unwrap();
             let now = registers.get(&key).cloned().unwrap_or_default();
             match (op.f, op.value.pair()) {
+                ("write", _) if self.reads_only => Done::fail(op, "no writes"),
                 ("read", _) => {
                     self.reads += 1;
                     let forgets = self.forgets && self.reads.is_multiple_of(20);
@@ -115,6 +119,7 @@ impl System for Toy {
 
     fn client(&self, _number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>> {
         let client: Box<dyn Client> = Box::new(ToyClient {
+            reads_only: self.fault == Fault::ReadsOnly,
             forgets: self.fault == Fault::Forgets,
             reads: 0,
             registers: self.registers.clone(),
@@ -176,7 +181,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         keeps: Keeps::GivenBack,
         ..LINEARIZABLE
     };
-    let (good, forgetful, caught, missed, skipped, ended, ill, wanders, short) = tokio::join!(
+    let (good, forgetful, caught, missed, skipped, ended, ill, wanders, silent, short) = tokio::join!(
         run(Fault::None, LINEARIZABLE, "kill-one"),
         run(Fault::Forgets, LINEARIZABLE, "pause-primary"),
         run(Fault::Forgets, lazy, "none"),
@@ -185,6 +190,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
         run(Fault::Ends, LINEARIZABLE, "none"),
         run(Fault::StaysIll, LINEARIZABLE, "none"),
         run(Fault::Wanders, LINEARIZABLE, "none"),
+        run(Fault::ReadsOnly, LINEARIZABLE, "none"),
         run(Fault::Dawdles, LINEARIZABLE, "pause-primary"),
     );
     assert_eq!(good.1, Conclusion::AsPromised, "{:?}", good.0);
@@ -209,6 +215,7 @@ async fn a_run_is_as_good_as_what_was_seen_and_what_was_broken() {
     assert!(said(&skipped.1, "never installed") && skipped.1.exit_code() == 4);
     assert!(said(&ended.1, "two ended by itself") && ended.1.exit_code() == 1);
     assert!(said(&ill.1, "ill") && ill.1.exit_code() == 1);
+    assert!(said(&silent.1, "the last write") && silent.1.exit_code() == 1);
     assert!(said(&short.1, "held for only") && short.1.exit_code() == 4);
     assert!(said(&wanders.1, "became epoch") && wanders.1.exit_code() == 1);
 }

@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 /// How long the setup, and the last operations, may take altogether.
 const ALONE_LIMIT: Duration = Duration::from_secs(120);
+/// How long a write may take when all is whole.
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(30);
 const MICROSECONDS_MAX: u64 = 120_000_000;
 
 /// What came of the operations of one function.
@@ -188,37 +190,69 @@ pub async fn set_up(
     Ok(())
 }
 
-/// Done when the faults are over. Each is tried until it succeeds; tells the first that does not.
+/// Done when the faults are over: a write, or what is whole might serve reads only, and the last reads. Each is tried until it
+/// succeeds; tells the first that does not.
 pub async fn do_last(
     system: &dyn System,
     workload: &dyn Workload,
     workers: usize,
     recorder: &Recorder,
 ) -> anyhow::Result<Result<u64, String>> {
-    let mut client = system.client(workers).await?;
-    let until = Instant::now() + ALONE_LIMIT;
-    let mut process = workers as i64;
+    let mut last = Last {
+        client: system.client(workers).await?,
+        process: workers as i64,
+        step: workers as i64 + 1,
+        recorder,
+    };
+    let write = last.insist(LAST_WRITE_LIMIT, |attempt| workload.write(attempt));
+    if let Err(why) = write.await? {
+        return Ok(Err(why));
+    }
+    let began = Instant::now();
     let mut count = 0;
     for op in workload.last() {
-        loop {
-            recorder.invoked(process, &op)?;
-            let answer = timeout(OPERATION_LIMIT, client.invoke(&op)).await;
-            let done = answer.unwrap_or_else(|_| Done::info(&op, "the client hangs"));
-            recorder.ended(process, &op, &done)?;
-            match done.kind {
-                Type::Ok => break,
-                Type::Info => process += workers as i64 + 1,
-                Type::Fail | Type::Invoke => {}
-            }
-            if Instant::now() >= until {
-                return Ok(Err(format!(
-                    "the last {} gets no answer: {}",
-                    op.f, done.note
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let left = ALONE_LIMIT.saturating_sub(began.elapsed());
+        if let Err(why) = last.insist(left, |_| op.clone()).await? {
+            return Ok(Err(why));
         }
         count += 1;
     }
     Ok(Ok(count))
+}
+
+struct Last<'a> {
+    client: Box<dyn Client>,
+    process: i64,
+    /// From a process to the next one.
+    step: i64,
+    recorder: &'a Recorder,
+}
+
+impl Last<'_> {
+    async fn insist(
+        &mut self,
+        limit: Duration,
+        op_of: impl Fn(i64) -> Op,
+    ) -> anyhow::Result<Result<(), String>> {
+        let until = Instant::now() + limit;
+        let mut attempt = 0;
+        loop {
+            let op = op_of(attempt);
+            attempt += 1;
+            self.recorder.invoked(self.process, &op)?;
+            let answer = timeout(OPERATION_LIMIT, self.client.invoke(&op)).await;
+            let done = answer.unwrap_or_else(|_| Done::info(&op, "the client hangs"));
+            self.recorder.ended(self.process, &op, &done)?;
+            match done.kind {
+                Type::Ok => return Ok(Ok(())),
+                Type::Info => self.process += self.step,
+                Type::Fail | Type::Invoke => {}
+            }
+            if Instant::now() >= until {
+                let (f, why) = (op.f, done.note);
+                return Ok(Err(format!("the last {f} does not succeed: {why}")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }

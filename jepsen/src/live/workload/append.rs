@@ -88,6 +88,15 @@ impl Workload for Append {
         Box::new(OfWorker { shared })
     }
 
+    fn write(&self, attempt: i64) -> Op {
+        let group = attempt.rem_euclid(GROUPS);
+        let of_group = &self.shared[group as usize];
+        let list = list_number(group, of_group.first());
+        let number = of_group.appends.fetch_add(1, Ordering::Relaxed);
+        let step = step("append", list, Value::Int(number + 1));
+        Op::new("txn", Value::List(vec![step]))
+    }
+
     fn last(&self) -> Vec<Op> {
         let of_group = |group: i64| {
             let end = self.shared[group as usize].first() + LISTS;

@@ -28,6 +28,16 @@ fn read() -> Op {
     Op::new("read", Value::List(accounts()))
 }
 
+fn transfer(from: i64, to: i64, amount: i64) -> Op {
+    let field = |name: &str, value| (Value::Keyword(name.into()), Value::Int(value));
+    let value = vec![
+        field("from", from),
+        field("to", to),
+        field("amount", amount),
+    ];
+    Op::new("transfer", Value::map(value))
+}
+
 impl Generator for OfWorker {
     fn next(&mut self, dice: &mut Dice) -> Op {
         if dice.permille(400) {
@@ -35,13 +45,7 @@ impl Generator for OfWorker {
         }
         let from = dice.below(ACCOUNTS as u64) as i64;
         let to = (from + dice.between(1, ACCOUNTS as u64 - 1) as i64) % ACCOUNTS;
-        let field = |name: &str, value| (Value::Keyword(name.into()), Value::Int(value));
-        let value = Value::map(vec![
-            field("from", from),
-            field("to", to),
-            field("amount", dice.between(1, AMOUNT_MAX) as i64),
-        ]);
-        Op::new("transfer", value)
+        transfer(from, to, dice.between(1, AMOUNT_MAX) as i64)
     }
 }
 
@@ -66,6 +70,12 @@ impl Workload for Bank {
 
     fn generator(&self, _worker: usize, _workers: usize) -> Box<dyn Generator> {
         Box::new(OfWorker)
+    }
+
+    fn write(&self, attempt: i64) -> Op {
+        // Some account is not empty.
+        let from = attempt.rem_euclid(ACCOUNTS);
+        transfer(from, (from + 1) % ACCOUNTS, 1)
     }
 
     fn last(&self) -> Vec<Op> {

@@ -38,6 +38,10 @@ impl Workload for Counter {
         Box::new(OfWorker)
     }
 
+    fn write(&self, _attempt: i64) -> Op {
+        Op::new("add", Value::Int(1))
+    }
+
     fn last(&self) -> Vec<Op> {
         vec![Op::new("read", Value::Nil); LAST_READS]
     }

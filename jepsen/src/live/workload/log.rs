@@ -90,6 +90,11 @@ impl Workload for Log {
         })
     }
 
+    fn write(&self, _attempt: i64) -> Op {
+        let request = self.next.fetch_add(1, Ordering::Relaxed);
+        Op::new("request", Value::Int(request))
+    }
+
     fn last(&self) -> Vec<Op> {
         let followers = 0..if self.followed { FOLLOWERS } else { 0 };
         let reads = followers.chain([LOG]);

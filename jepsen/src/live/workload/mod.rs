@@ -73,7 +73,10 @@ pub trait Workload: Send + Sync {
 
     fn generator(&self, worker: usize, workers: usize) -> Box<dyn Generator>;
 
-    /// Done when all faults are over, in this order; a read that fails is tried again.
+    /// A write of the same kind as the generator's, another one each time: one of them has to succeed when all faults are over.
+    fn write(&self, attempt: i64) -> Op;
+
+    /// Done when all faults are over and after that write, in this order; a read that fails is tried again.
     fn last(&self) -> Vec<Op>;
 
     /// What is to come out when the system offers that.

@@ -104,6 +104,11 @@ impl Workload for Register {
         })
     }
 
+    fn write(&self, _attempt: i64) -> Op {
+        let value = self.shared.value.fetch_add(1, Ordering::Relaxed) + 1;
+        Op::keyed("write", self.shared.first_key(), Value::Int(value))
+    }
+
     fn last(&self) -> Vec<Op> {
         let end = self.shared.first_key() + KEYS;
         let keys = (end - READ_LAST_MAX).max(0)..end;

@@ -52,6 +52,11 @@ impl Workload for Sessions {
         Box::new(OfWorker { next })
     }
 
+    fn write(&self, attempt: i64) -> Op {
+        let value = self.next.fetch_add(1, Ordering::Relaxed);
+        Op::keyed("write", attempt.rem_euclid(KEYS as i64), Value::Int(value))
+    }
+
     fn last(&self) -> Vec<Op> {
         let keys = 0..KEYS as i64;
         keys.map(|key| Op::keyed("read", key, Value::Nil)).collect()

@@ -49,6 +49,10 @@ impl Workload for Set {
         Box::new(OfWorker { next })
     }
 
+    fn write(&self, _attempt: i64) -> Op {
+        Op::new("add", Value::Int(self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+
     fn last(&self) -> Vec<Op> {
         vec![Op::new("read", Value::Nil); LAST_READS]
     }
