@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 /// Far more than a system needs to be whole again.
@@ -163,7 +163,7 @@ async fn live_through(plan: Plan, ran: &mut Ran) -> anyhow::Result<()> {
         }
         Err(error) => Err(error),
     };
-    ran.crashes = watch.end();
+    ran.crashes = watch.end().await;
     if let Some(network) = machines.network() {
         ran.traffic = Some(network.traffic());
         ran.broken.extend(network.broken());
@@ -298,36 +298,23 @@ fn judge(
 /// Notices processes that end by themselves, and starts them again.
 struct Watch {
     task: JoinHandle<()>,
+    machines: Arc<Machines>,
+    recorder: Recorder,
     crashes: Arc<Mutex<Vec<Crash>>>,
 }
 
 impl Watch {
     fn start(machines: Arc<Machines>, recorder: Recorder) -> Watch {
         let crashes: Arc<Mutex<Vec<Crash>>> = Arc::default();
-        let seen = crashes.clone();
+        let (at, told, seen) = (machines.clone(), recorder.clone(), crashes.clone());
         let task = tokio::spawn(async move {
+            // They end with this.
+            let mut restarts = JoinSet::new();
             loop {
                 sleep(LOOK_EVERY).await;
-                for (member, process) in machines.processes().iter().enumerate() {
-                    let Some(status) = process.ended() else {
-                        continue;
-                    };
-                    let crash = Crash {
-                        member: machines.names(&[member]),
-                        at_ns: recorder.now_ns(),
-                        status: status.to_string(),
-                        last_lines: process.last_lines(LOG_LINES),
-                    };
-                    // A history that cannot be written ends the run elsewhere.
-                    let _ = recorder.nemesis(
-                        "ended-by-itself",
-                        &format!("{}: {}", crash.member, crash.status),
-                    );
-                    seen.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(crash);
-                    let machines = machines.clone();
-                    tokio::spawn(async move {
+                for member in look(&at, &told, &seen) {
+                    let machines = at.clone();
+                    restarts.spawn(async move {
                         sleep(RESTART_AFTER).await;
                         // A fault may have started it already.
                         let _ = machines.process(member).start().await;
@@ -335,14 +322,47 @@ impl Watch {
                 }
             }
         });
-        Watch { task, crashes }
+        Watch {
+            task,
+            machines,
+            recorder,
+            crashes,
+        }
     }
 
-    fn end(self) -> Vec<Crash> {
+    /// After a last look, for what ends while we end everything is not told apart from that.
+    async fn end(self) -> Vec<Crash> {
         self.task.abort();
+        // It was told to.
+        let _ = self.task.await;
+        look(&self.machines, &self.recorder, &self.crashes);
         let mut crashes = self.crashes.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut crashes)
     }
+}
+
+/// Notes who ended by itself, and tells which they are.
+fn look(machines: &Machines, recorder: &Recorder, seen: &Mutex<Vec<Crash>>) -> Vec<usize> {
+    let mut ended = Vec::new();
+    for (member, process) in machines.processes().iter().enumerate() {
+        let Some(status) = process.ended() else {
+            continue;
+        };
+        let crash = Crash {
+            member: machines.names(&[member]),
+            at_ns: recorder.now_ns(),
+            status: status.to_string(),
+            last_lines: process.last_lines(LOG_LINES),
+        };
+        // A history that cannot be written ends the run elsewhere.
+        let what = format!("{}: {}", crash.member, crash.status);
+        let _ = recorder.nemesis("ended-by-itself", &what);
+        seen.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(crash);
+        ended.push(member);
+    }
+    ended
 }
 
 /// Waits until a process ends; tells which, and its last words.
