@@ -166,8 +166,13 @@ pub trait System: Send + Sync + 'static {
     /// after each change of who serves or leads, and is only compared.
     fn healthy(&self) -> BoxFuture<'_, Result<String, String>>;
 
-    /// A client for a worker; the last one, number `workers`, does the final reads.
+    /// A client for a worker.
     fn client(&self, number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>>;
+
+    /// The client of what is done when all is whole: it reads what is there, whatever level the workers' reads have.
+    fn last_client(&self, number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>> {
+        self.client(number)
+    }
 
     /// The members that have a role now; one for each thing that is served, so a member may come several times.
     fn holders(&self, role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>>;

@@ -199,7 +199,7 @@ pub async fn do_last(
     recorder: &Recorder,
 ) -> anyhow::Result<Result<u64, String>> {
     let mut last = Last {
-        client: system.client(workers).await?,
+        client: system.last_client(workers).await?,
         process: workers as i64,
         step: workers as i64 + 1,
         recorder,

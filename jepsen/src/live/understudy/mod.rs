@@ -195,6 +195,25 @@ impl Understudy {
         Ok(format!("leader {leader}, epochs {}", epochs.join(", ")))
     }
 
+    async fn client_of(&self, number: usize, level: ReadLevel) -> anyhow::Result<Box<dyn Client>> {
+        let settings = Settings {
+            deadline: OPERATION_LIMIT,
+            // Every other one hears of a new primary only from the old one or after it was silent: who goes on to ask
+            // the old one is who would see that it still answers.
+            watch_routes: number.is_multiple_of(2),
+            ..Settings::default()
+        };
+        let client = understudy_client::Client::connect_with(self.endpoints()?, settings).await?;
+        let namespace = client.namespace(NAMESPACE);
+        Ok(clients::client(
+            self.plan.shape,
+            client,
+            namespace,
+            level,
+            self.logs.clone(),
+        ))
+    }
+
     async fn transfer(&self, pick: u64) -> Result<String, Refused> {
         let no = |error: anyhow::Error| Refused::No(format!("{error:#}"));
         let shard = (pick % u64::from(self.plan.shards)) as u32;
@@ -348,25 +367,11 @@ impl System for Understudy {
     }
 
     fn client(&self, number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>> {
-        Box::pin(async move {
-            let settings = Settings {
-                deadline: OPERATION_LIMIT,
-                // Every other one hears of a new primary only from the old one or after it was silent: who goes on to ask
-                // the old one is who would see that it still answers.
-                watch_routes: number.is_multiple_of(2),
-                ..Settings::default()
-            };
-            let client =
-                understudy_client::Client::connect_with(self.endpoints()?, settings).await?;
-            let namespace = client.namespace(NAMESPACE);
-            Ok(clients::client(
-                self.plan.shape,
-                client,
-                namespace,
-                self.plan.level,
-                self.logs.clone(),
-            ))
-        })
+        Box::pin(self.client_of(number, self.plan.level))
+    }
+
+    fn last_client(&self, number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>> {
+        Box::pin(self.client_of(number, ReadLevel::Primary))
     }
 
     fn holders(&self, role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>> {
