@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// Between two transfers while they come again and again.
 const TRANSFER_EVERY: Duration = Duration::from_millis(1_200);
 const LENGTH_LEAST: Duration = Duration::from_millis(LENGTH_LEAST_MS);
+/// How long a node may take to hand over what it serves.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const OVER: &str = "the run was over";
 
 pub struct Nemesis {
@@ -358,7 +360,7 @@ impl World {
             undo: false,
         };
         let (what, outcome) = match self.system.change(change).await {
-            Ok(what) => (what, Outcome::Installed),
+            Ok(what) => (what, self.left_empty(member).await),
             Err(Refused::Perhaps(why)) => (String::new(), Outcome::Indeterminate(why)),
             Err(Refused::No(why)) => return Ok(Begun::skipped(why)),
         };
@@ -368,6 +370,22 @@ impl World {
             outcome,
             undo: vec![Undo::TakeBack(member)],
         })
+    }
+
+    /// The managers only begin when they say yes: it is a fault once nothing is served there any more.
+    async fn left_empty(&self, member: usize) -> Outcome {
+        let until = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let why = match self.system.holders(Role::Primary).await {
+                Ok(holders) if !holders.contains(&member) => return Outcome::Installed,
+                Ok(_) => "it still serves".to_string(),
+                Err(error) => format!("who serves? {error:#}"),
+            };
+            if Instant::now() >= until || self.is_over() {
+                return Outcome::Indeterminate(why);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     async fn take_back(&self, begun: &mut Begun) -> anyhow::Result<()> {
