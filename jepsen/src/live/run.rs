@@ -7,7 +7,7 @@ use super::nemesis::{self, Applied, Nemesis, Outcome, Wanted};
 use super::network::Traffic;
 use super::recorder::{self, Recorder};
 use super::system::System;
-use super::worker::{Counts, Load, Workers, do_last, set_up};
+use super::worker::{Counts, LAST_WRITE_LIMIT, Load, Workers, do_last, set_up};
 use super::workload::{Found, Promise, Workload};
 use crate::checker::Verdict;
 use crate::history::{Operations, read};
@@ -236,7 +236,16 @@ impl After<'_> {
         let waits = healed.as_ref().err().map_or("", String::as_str);
         recorder.nemesis("whole", waits)?;
         ran.healed = Some(healed);
-        let last = do_last(self.system, self.workload, self.load.workers, recorder).await;
+        // A cluster that may not take long to get whole may not take longer for one write.
+        let limit = self.heal_limit.min(LAST_WRITE_LIMIT);
+        let last = do_last(
+            self.system,
+            self.workload,
+            self.load.workers,
+            recorder,
+            limit,
+        )
+        .await;
         let inspected = self.system.inspect().await.context("the last look");
         // What one of them shows counts, whatever became of the other.
         ran.inspected = inspected.as_ref().map_or(Vec::new(), Vec::clone);

@@ -17,7 +17,7 @@ const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 /// How long the setup, and the last operations, may take altogether.
 const ALONE_LIMIT: Duration = Duration::from_secs(120);
 /// How long a write may take when all is whole.
-const LAST_WRITE_LIMIT: Duration = Duration::from_secs(30);
+pub const LAST_WRITE_LIMIT: Duration = Duration::from_secs(30);
 const MICROSECONDS_MAX: u64 = 120_000_000;
 
 /// What came of the operations of one function.
@@ -197,6 +197,7 @@ pub async fn do_last(
     workload: &dyn Workload,
     workers: usize,
     recorder: &Recorder,
+    write_limit: Duration,
 ) -> anyhow::Result<Result<u64, String>> {
     let mut last = Last {
         client: system.last_client(workers).await?,
@@ -204,7 +205,7 @@ pub async fn do_last(
         step: workers as i64 + 1,
         recorder,
     };
-    let write = last.insist(LAST_WRITE_LIMIT, |attempt| workload.write(attempt));
+    let write = last.insist(write_limit, |attempt| workload.write(attempt));
     if let Err(why) = write.await? {
         return Ok(Err(why));
     }

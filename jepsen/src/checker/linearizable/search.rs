@@ -763,22 +763,29 @@ pub fn seen_until<M: Model>(model: &M, calls: &[Call]) -> FxHashMap<State, u32> 
         }
     }
     // An unknown call that somebody may depend on sees what it needs at any time, and so on from one to the next.
-    loop {
-        let mut changed = false;
-        for call in calls.iter().filter(|call| call.ended == NEVER) {
-            let left = may_leave(model, call.class)
-                .filter_map(|left| until.get(&left))
-                .max();
-            if left.is_some_and(|until| *until > call.invoked) {
-                for value in may_need(model, call.class) {
-                    changed |= until.insert(value, NEVER) != Some(NEVER);
+    let mut leave: FxHashMap<State, Vec<&Call>> = FxHashMap::default();
+    for call in calls.iter().filter(|call| call.ended == NEVER) {
+        for value in may_leave(model, call.class) {
+            leave.entry(value).or_default().push(call);
+        }
+    }
+    let mut wanted: Vec<State> = until.keys().copied().collect();
+    while let Some(value) = wanted.pop() {
+        let end = until[&value];
+        let useful = leave
+            .get(&value)
+            .into_iter()
+            .flatten()
+            .filter(|call| call.invoked < end);
+        for call in useful {
+            for needed in may_need(model, call.class) {
+                if until.insert(needed, NEVER) != Some(NEVER) {
+                    wanted.push(needed);
                 }
             }
         }
-        if !changed {
-            return until;
-        }
     }
+    until
 }
 
 /// The states in which it makes a difference what the call finds.
