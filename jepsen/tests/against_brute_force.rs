@@ -462,8 +462,16 @@ fn what_is_told_is_true(kind: Kind, told: &[Told], operations: &Operations, viol
     assert!(!order(&only(weakened)), "{:?} of {told:#?}", violation.core);
 }
 
+/// Histories for each property; a longer run is one command (docs/testing.md).
+fn cases() -> u32 {
+    let asked = std::env::var("UNDERSTUDY_CASES").ok();
+    asked.map_or(20_000, |text| {
+        text.parse().expect("UNDERSTUDY_CASES is a number")
+    })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn both_judges_agree_on_what_is_drawn(kind in proptest::sample::select(&KINDS[..]), drawn in drawn()) {
