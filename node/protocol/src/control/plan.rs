@@ -228,9 +228,17 @@ impl Leader {
             return None;
         }
         self.short.entry(shard).or_insert(turn.now);
-        let copy = self.place_for_one_more(turn, entry)?;
+        let copy = self.place_for_one_more(turn, entry);
+        let copy = copy.or_else(|| self.one_that_may_stay(turn, entry))?;
         let leaving = false;
         Some(EntryOp::AddJoining { copy, leaving })
+    }
+
+    /// Who only gives its orphans still is a copy. Without it an in_sync shard might have too few members to commit them, and
+    /// then it would never have given them.
+    fn one_that_may_stay(&self, turn: &Turn, entry: &ShardEntry) -> Option<CopyId> {
+        let here = |copy: &&CopyId| self.standing(turn, entry, **copy) == Standing::Here;
+        entry.leaving.iter().find(here).copied()
     }
 
     /// Takes away what is too much, once enough full copies are here.

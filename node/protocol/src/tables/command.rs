@@ -166,6 +166,7 @@ pub enum EntryOp {
         last: Pair,
         sealed: BTreeSet<CopyId>,
     },
+    /// Of one that leaves, without `leaving`: it stays.
     AddJoining {
         copy: CopyId,
         leaving: bool,

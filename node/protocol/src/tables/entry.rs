@@ -247,12 +247,15 @@ impl ShardEntry {
     }
 
     fn add_joining(&mut self, copy: CopyId, leaving: bool) -> Result<(), Refusal> {
-        if self.names(copy) || self.epoch == Epoch::ZERO {
+        let stays = !leaving && self.leaving.contains(&copy);
+        if self.names(copy) && !stays || self.epoch == Epoch::ZERO {
             return Err(not_allowed("the copy is named already, or none is placed"));
         }
         self.joining.insert(copy);
         if leaving {
             self.leaving.insert(copy);
+        } else {
+            self.leaving.remove(&copy);
         }
         Ok(())
     }

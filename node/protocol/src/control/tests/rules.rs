@@ -611,6 +611,22 @@ fn a_copy_that_is_no_longer_named_gives_its_orphans_before_it_goes() {
     );
 }
 
+/// Seed 9444: too few members to commit, and the copies that could have been members only left.
+#[test]
+fn a_leaving_copy_stays_when_no_other_node_can_take_one() {
+    let mut bench = Bench::new();
+    bench.register(4);
+    bench.beat(4);
+    bench.step(Input::TablesChanged);
+    let stray = bench.process(4).copy();
+    bench.report(4, S1, Epoch(1), Epoch(1), 2);
+    assert!(bench.entry(S1).leaving.contains(&stray));
+    let (primary, others) = (bench.primary(S1), bench.others(S1));
+    bench.pass(700_000, &[primary, others[0], 4]);
+    let entry = bench.entry(S1);
+    assert!(entry.joining.contains(&stray) && !entry.leaving.contains(&stray));
+}
+
 /// A hand-over of the shard whose primary promised, with its last record. Gives the primary's node and the target's.
 fn promised_hand_over(bench: &mut Bench, last: Pair) -> (u64, u64) {
     let (primary, target) = (bench.primary(S1), bench.others(S1)[1]);
