@@ -5,6 +5,7 @@
 //! the simulator is used, and what is judged is what stands in the history's file.
 
 pub mod cli;
+pub mod harness;
 pub mod machines;
 pub mod nemesis;
 pub mod network;
@@ -18,6 +19,8 @@ pub mod system;
 pub mod understudy;
 mod worker;
 pub mod workload;
+
+pub use worker::Load;
 
 #[cfg(test)]
 mod tests;
