@@ -1,59 +1,52 @@
 #!/usr/bin/env bash
 # Tests etcd twice: its linearizable reads, which must hold, and its serializable reads, which must be seen not to be linearizable.
 #   bash jepsen/examples/etcd/run.sh [SEED]
-# etcd is taken from PATH, else from the package etcd-server of Debian or Ubuntu, which is unpacked beside what cargo builds:
-# nothing is installed, and no service starts. Partitions need root (each process gets a network of its own).
+# etcd comes from PATH, else from the package etcd-server of Debian or Ubuntu, which is unpacked beside what cargo builds: so no
+# service of etcd starts on this machine. Partitions need root, for each process gets a network of its own.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 seed=${1:-1}
-unpacked=$(realpath -m "${CARGO_TARGET_DIR:-target}")/etcd
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+unpacked=$target/etcd
 
-get_etcd() {
-    local folder
-    folder=$(mktemp -d)
-    # apt drops its rights to download, and has to be able to write there.
-    chmod 755 "$folder"
-    trap "rm -rf '$folder'" RETURN
-    download() { (cd "$folder" && apt-get download -q etcd-server); }
-    if ! download; then
-        as_root apt-get update -q
-        download
-    fi
-    mkdir -p "$unpacked"
-    dpkg-deb -x "$folder"/etcd-server_*.deb "$unpacked"
-}
-
-as_root() {
-    if [[ $EUID == 0 ]]; then
-        "$@"
-    else
-        sudo "$@"
-    fi
-}
-
-if etcd=$(command -v etcd); then
-    :
-elif [[ -x $unpacked/usr/bin/etcd ]]; then
-    etcd=$unpacked/usr/bin/etcd
-elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
-    get_etcd
-    etcd=$unpacked/usr/bin/etcd
-else
-    echo "There is no etcd here and no apt-get: put etcd 3.4 or later into PATH (https://github.com/etcd-io/etcd/releases)." >&2
+if [[ $EUID != 0 ]]; then
+    echo "Partitions need root: run this with sudo. Without root, and with etcd-server installed, processes can be killed and paused:" >&2
+    echo "  cargo run --profile ci -p understudy-jepsen --example etcd -- --nemesis kill,pause" >&2
     exit 2
 fi
 
-if [[ $EUID != 0 ]]; then
-    echo "Partitions need root: run this as root, or \`cargo run --profile ci -p understudy-jepsen --example etcd -- --binary $etcd --nemesis kill,pause\` without." >&2
+unpack_etcd() {
+    downloaded=$(mktemp -d)
+    trap 'rm -rf "$downloaded"' EXIT
+    download || { apt-get update -q && download; }
+    mkdir -p "$unpacked"
+    dpkg-deb -x "$downloaded"/etcd-server_*.deb "$unpacked"
+}
+
+download() (
+    cd "$downloaded"
+    apt-get download -q etcd-server
+)
+
+if etcd=$(command -v etcd); then
+    echo "etcd is here: $etcd"
+elif [[ -x $unpacked/usr/bin/etcd ]]; then
+    etcd=$unpacked/usr/bin/etcd
+elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    unpack_etcd
+    etcd=$unpacked/usr/bin/etcd
+else
+    echo "There is neither etcd nor apt-get: install etcd 3.4 or later, so that it is in PATH." >&2
     exit 2
 fi
 
 cargo build --profile ci --locked -p understudy-jepsen --example etcd
-program=$(realpath -m "${CARGO_TARGET_DIR:-target}")/ci/examples/etcd
-common=(--binary "$etcd" --time 60s --seed "$seed")
+test_etcd() {
+    "$target/ci/examples/etcd" --binary "$etcd" --time 60s --seed "$seed" "$@"
+}
 
-echo "--- linearizable reads: must be linearizable"
-"$program" "${common[@]}" --nemesis kill,pause,partition --reads linearizable
-echo "--- serializable reads: must be caught not to be"
-"$program" "${common[@]}" --nemesis kill,partition-primary --reads serializable
+echo "--- linearizable reads: nothing may be found"
+test_etcd --nemesis kill,pause,partition --reads linearizable
+echo "--- serializable reads: that they are not linearizable has to be found"
+test_etcd --nemesis kill,partition-primary --reads serializable

@@ -22,6 +22,8 @@ use understudy_jepsen::live::workload::Shape;
 /// How long members may take until they are a cluster.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long a fault waits for somebody to lead: a member that was cut off and comes back makes etcd 3.4 elect again.
+const ELECTION_LIMIT: Duration = Duration::from_secs(5);
 /// Of the harness's own questions.
 const QUESTION_LIMIT: Duration = Duration::from_secs(2);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -250,14 +252,25 @@ impl System for Etcd {
 
     /// Its leader decides and serves, so it is both.
     fn holders(&self, _role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>> {
-        Box::pin(async move { Ok(vec![self.leader().await?.0]) })
+        Box::pin(async move {
+            let until = Instant::now() + ELECTION_LIMIT;
+            loop {
+                match self.leader().await {
+                    Ok((leader, _)) => return Ok(vec![leader]),
+                    Err(nobody) if Instant::now() >= until => return Err(nobody),
+                    Err(_) => sleep(ASK_EVERY).await,
+                }
+            }
+        })
     }
 
     fn change(&self, change: Change) -> BoxFuture<'_, Result<String, Refused>> {
         match change {
             Change::Transfer { pick } => Box::pin(self.transfer(pick)),
-            Change::Drain { .. } => {
-                Box::pin(async { Err(Refused::No("etcd knows no drain".to_string())) })
+            other => {
+                Box::pin(
+                    async move { Err(Refused::No(format!("etcd has no such thing: {other:?}"))) },
+                )
             }
         }
     }
