@@ -8,7 +8,7 @@ use super::nemesis::{self, Cut, KINDS, Kind, TOO_SHORT_MS, Wanted};
 use super::place::why_not_apart;
 use super::report::{self, About};
 use super::run::{self, Conclusion, Ran};
-use super::system::{Offers, System};
+use super::system::{Member, Offers, System};
 use super::worker::Load;
 use super::workload::{self, Shape, Workload};
 use anyhow::{Context, bail};
@@ -168,7 +168,7 @@ impl Chosen {
                 ),
                 workload,
             },
-            wanted: possible(self.wanted, &*subject.system)?,
+            wanted: possible(self.wanted, &subject.system.members())?,
             system: subject.system,
             workload: self.workload,
             load: Load {
@@ -184,8 +184,7 @@ impl Chosen {
 }
 
 /// Groups cannot be cut off from each other where there is only one: families do without that fault.
-fn possible(mut wanted: Vec<Wanted>, system: &dyn System) -> anyhow::Result<Vec<Wanted>> {
-    let members = system.members();
+fn possible(mut wanted: Vec<Wanted>, members: &[Member]) -> anyhow::Result<Vec<Wanted>> {
     let one_group = members.windows(2).all(|two| two[0].group == two[1].group);
     for wanted in wanted.iter_mut().filter(|_| one_group) {
         let kinds = &mut wanted.kinds;
@@ -328,5 +327,56 @@ pub fn list(shapes: &[Shape], settings: &[(&str, Offers)]) {
             ""
         };
         println!("  {name:18} {about}{network}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(workload: &str, nemesis: &str, seconds: u64) -> Result<Chosen, String> {
+        let options = Options {
+            workload: workload.to_string(),
+            nemesis: nemesis.to_string(),
+            time: Duration::from_secs(seconds),
+            seed: Some(1),
+            clients: 1,
+            rate: 1,
+            plain: true,
+            store: PathBuf::from("store"),
+            list: false,
+        };
+        let chosen = options.choose(&[Shape::Register]);
+        chosen.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_before_anything_starts() {
+        let refused = |workload, nemesis, seconds| chosen(workload, nemesis, seconds).err();
+        assert_eq!(refused("register", "kill,pause", 7), None);
+        let why = |workload, nemesis, seconds| refused(workload, nemesis, seconds).unwrap();
+        assert!(why("regist", "kill", 30).contains("no workload 'regist'"));
+        assert!(why("bank", "kill", 30).contains("do not understand"));
+        assert!(why("register", "kil", 30).contains("no nemesis 'kil'"));
+        assert!(why("register", "kill,pause", 6).contains("--time 7s"));
+        assert!(time("0s").is_err() && time("5 apples").is_err() && time("s").is_err());
+        assert_eq!(time("1.5m"), Ok(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn where_there_is_one_group_groups_are_not_cut_off_from_each_other() {
+        let member = |group| Member {
+            name: String::new(),
+            group,
+        };
+        let (one, two) = ([member("a"), member("a")], [member("a"), member("b")]);
+        let partitions = nemesis::parse("partition,kill").unwrap();
+        let same = possible(partitions.clone(), &two).unwrap();
+        assert_eq!(same, partitions);
+        let fewer = possible(partitions, &one).unwrap();
+        assert_eq!(fewer[0].kinds.len(), same[0].kinds.len() - 1);
+        assert_eq!(fewer[1], same[1]);
+        let only = nemesis::parse("partition-managers").unwrap();
+        assert!(possible(only.clone(), &two).is_ok() && possible(only, &one).is_err());
     }
 }
