@@ -11,7 +11,8 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 unpacked=$target/etcd
 
 if [[ $EUID != 0 ]]; then
-    echo "Partitions need root: run this with sudo. Without root, and with etcd-server installed, processes can be killed and paused:" >&2
+    echo "Partitions need root: sudo -E env \"PATH=\$PATH\" bash jepsen/examples/etcd/run.sh" >&2
+    echo "Without root, and with etcd in PATH, processes can be killed and paused:" >&2
     echo "  cargo run --profile ci -p understudy-jepsen --example etcd -- --nemesis kill,pause" >&2
     exit 2
 fi
@@ -19,7 +20,10 @@ fi
 unpack_etcd() {
     downloaded=$(mktemp -d)
     trap 'rm -rf "$downloaded"' EXIT
-    download || { apt-get update -q && download; }
+    if ! download && ! { apt-get update -q && download; }; then
+        echo "The package etcd-server cannot be had: install etcd 3.4 or later, so that it is in PATH." >&2
+        exit 2
+    fi
     mkdir -p "$unpacked"
     dpkg-deb -x "$downloaded"/etcd-server_*.deb "$unpacked"
 }
