@@ -1,7 +1,104 @@
 //! What a system under test has to offer: which processes it consists of, clients that speak to it, and who holds which role.
 //!
 //! The harness starts, breaks and joins the processes; it knows nothing of what they do. To test another system, implement
-//! [`System`] and [`Client`] for it: the workloads and their checkers stay as they are.
+//! [`System`] and [`Client`] for it: the workloads and their checkers stay as they are. `jepsen/examples/etcd` does so for etcd.
+//! Here is all that it takes, for processes that only sleep and registers that nothing can break, since they are in the clients:
+//!
+//! ```
+//! use futures::future::BoxFuture;
+//! use std::collections::BTreeMap;
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//! use understudy_jepsen::history::Value;
+//! use understudy_jepsen::live::harness::{Options, Subject};
+//! use understudy_jepsen::live::process::Start;
+//! use understudy_jepsen::live::system::*;
+//! use understudy_jepsen::live::workload::Shape;
+//!
+//! type Registers = Arc<Mutex<BTreeMap<Value, Value>>>;
+//!
+//! struct Toy(Registers);
+//! struct ToyClient(Registers);
+//!
+//! impl Client for ToyClient {
+//!     fn invoke<'a>(&'a mut self, op: &'a Op) -> BoxFuture<'a, Done> {
+//!         Box::pin(async move {
+//!             let mut registers = self.0.lock().unwrap();
+//!             let now = registers.entry(op.key.clone().unwrap()).or_default();
+//!             match (op.f, op.value.pair()) {
+//!                 ("read", _) => return Done::ok(now.clone()),
+//!                 // It certainly changed nothing. What may have changed something is `Done::info`.
+//!                 ("cas", Some((old, _))) if old != now => return Done::fail(op, "another value"),
+//!                 ("cas", Some((_, new))) => *now = new.clone(),
+//!                 _ => *now = op.value.clone(),
+//!             }
+//!             Done::ok(op.value.clone())
+//!         })
+//!     }
+//! }
+//!
+//! impl System for Toy {
+//!     fn members(&self) -> Vec<Member> {
+//!         let member = |name: &str| Member { name: name.to_string(), group: "toys" };
+//!         vec![member("one"), member("two"), member("three")]
+//!     }
+//!
+//!     fn offers(&self) -> Offers {
+//!         Offers { keeps: Keeps::Always, reads: Reads::Fresh }
+//!     }
+//!
+//!     fn start_of(&self, member: usize, hosts: &[Host]) -> Start {
+//!         Start {
+//!             program: "sleep".into(),
+//!             arguments: vec!["600".to_string()],
+//!             environment: Vec::new(),
+//!             log: hosts[member].log.clone(),
+//!         }
+//!     }
+//!
+//!     // A real one keeps the hosts, and waits until its processes are a cluster.
+//!     fn prepare(self: Arc<Self>, _hosts: Vec<Host>) -> BoxFuture<'static, anyhow::Result<()>> {
+//!         Box::pin(async { Ok(()) })
+//!     }
+//!
+//!     fn healthy(&self) -> BoxFuture<'_, Result<String, String>> {
+//!         Box::pin(async { Ok("'one' leads".to_string()) })
+//!     }
+//!
+//!     fn client(&self, _number: usize) -> BoxFuture<'_, anyhow::Result<Box<dyn Client>>> {
+//!         let client: Box<dyn Client> = Box::new(ToyClient(self.0.clone()));
+//!         Box::pin(async { Ok(client) })
+//!     }
+//!
+//!     fn holders(&self, _role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>> {
+//!         Box::pin(async { Ok(vec![0]) })
+//!     }
+//! }
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     let store = tempfile::tempdir()?;
+//!     // A program has them in its own arguments, with `#[command(flatten)]`.
+//!     let options = Options {
+//!         workload: "register".to_string(),
+//!         nemesis: "kill-one".to_string(),
+//!         time: Duration::from_secs(5),
+//!         seed: Some(1),
+//!         clients: 3,
+//!         rate: 300,
+//!         plain: true,
+//!         store: store.path().to_path_buf(),
+//!         list: false,
+//!     };
+//!     let subject = Subject {
+//!         system: Arc::new(Toy(Registers::default())),
+//!         name: "toy".to_string(),
+//!         setting: "three that sleep".to_string(),
+//!         command: "cargo run --example toy --".to_string(),
+//!     };
+//!     assert_eq!(options.choose(&[Shape::Register])?.test(subject)?, 0);
+//!     Ok(())
+//! }
+//! ```
 
 use super::process::Start;
 use crate::history::Value;
@@ -177,8 +274,10 @@ pub trait System: Send + Sync + 'static {
     /// The members that have a role now; one for each thing that is served, so a member may come several times.
     fn holders(&self, role: Role) -> BoxFuture<'_, anyhow::Result<Vec<usize>>>;
 
-    /// Asks for a change; tells what was done.
-    fn change(&self, change: Change) -> BoxFuture<'_, Result<String, Refused>>;
+    /// Asks for a change; tells what was done. What a system does not have is refused, and then that fault is skipped.
+    fn change(&self, _change: Change) -> BoxFuture<'_, Result<String, Refused>> {
+        Box::pin(async { Err(Refused::No("this system has no such thing".to_string())) })
+    }
 
     /// A last look at what only this system can tell, once it is healthy again and all is read: sentences about what must
     /// not be.

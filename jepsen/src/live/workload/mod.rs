@@ -43,6 +43,16 @@ pub enum Shape {
 }
 
 impl Shape {
+    pub const ALL: &[Shape] = &[
+        Shape::Register,
+        Shape::Set,
+        Shape::Counter,
+        Shape::Bank,
+        Shape::Append,
+        Shape::Sessions,
+        Shape::Log,
+    ];
+
     /// Whether everything of the workload is together in one place of the system, which a fault has to find.
     pub fn in_one_shard(self) -> bool {
         matches!(self, Shape::Counter | Shape::Bank | Shape::Log)
