@@ -59,6 +59,9 @@ pub struct Test {
     /// The product [default: `understudy` beside this program, or in PATH]
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// A mistake that the processes make on purpose; for a product built with the feature `mutants`
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
     /// All processes on loopback
     #[arg(long)]
     plain: bool,
@@ -131,7 +134,7 @@ impl Test {
         // The processes would not hear of it, and the sound product would pass for the broken one.
         anyhow::ensure!(
             std::env::var_os("UNDERSTUDY_MUTANT").is_none(),
-            "UNDERSTUDY_MUTANT is for the simulator; runs of real processes do not pass it on"
+            "UNDERSTUDY_MUTANT is for the simulator; real processes make the mistake that --mutant names"
         );
         if self.list {
             list();
@@ -186,6 +189,7 @@ impl Test {
             },
             shape: workload.shape(),
             level: self.level().level(),
+            mutant: self.mutant.clone(),
         };
         let store = std::path::absolute(&self.store)?;
         let folder = format!(
@@ -198,7 +202,10 @@ impl Test {
             about: About {
                 workload: self.workload.clone(),
                 setting: format!(
-                    "{}, reads of level {}, {} managers, {} nodes, {} clients, seed {seed}",
+                    "{}{}, reads of level {}, {} managers, {} nodes, {} clients, seed {seed}",
+                    self.mutant.as_ref().map_or(String::new(), |mutant| format!(
+                        "with the mistake {mutant}, "
+                    )),
                     self.namespace_policy.name(),
                     self.level().name(),
                     self.managers,
@@ -230,9 +237,15 @@ impl Test {
     }
 
     fn command(&self, seed: u64, binary: &Path) -> String {
-        let plain = if self.plain { " --plain" } else { "" };
+        let mut more = String::new();
+        if let Some(mutant) = &self.mutant {
+            more = format!(" --mutant {mutant}");
+        }
+        if self.plain {
+            more.push_str(" --plain");
+        }
         format!(
-            "understudy-jepsen test --workload {} --nemesis {} --time {}s --seed {seed} --clients {} --rate {} --managers {} --nodes {} --namespace-policy {} --reads {} --binary {}{plain}",
+            "understudy-jepsen test --workload {} --nemesis {} --time {}s --seed {seed} --clients {} --rate {} --managers {} --nodes {} --namespace-policy {} --reads {} --binary {}{more}",
             self.workload,
             self.nemesis,
             self.time.as_secs_f64(),
