@@ -38,6 +38,9 @@ pub struct Test {
     /// The product [default: `understudy` beside this program, or in PATH]
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// A mistake that the processes make on purpose; for a product built with the feature `mutants`
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -73,7 +76,7 @@ impl Test {
         // The processes would not hear of it, and the sound product would pass for the broken one.
         anyhow::ensure!(
             std::env::var_os("UNDERSTUDY_MUTANT").is_none(),
-            "UNDERSTUDY_MUTANT is for the simulator; runs of real processes do not pass it on"
+            "UNDERSTUDY_MUTANT is for the simulator; real processes make the mistake that --mutant names"
         );
         if self.run.list {
             list();
@@ -91,13 +94,18 @@ impl Test {
         let binary = binary(self.binary.as_deref())?;
         let (policy, level) = (self.namespace_policy.name(), self.level().name());
         let (managers, nodes) = (self.managers, self.nodes);
+        let (mut mistaken, mut mistakes) = (String::new(), String::new());
+        if let Some(mutant) = &self.mutant {
+            mistaken = format!("with the mistake {mutant}, ");
+            mistakes = format!(" --mutant {mutant}");
+        }
         Ok(Subject {
             name: policy.to_string(),
             setting: format!(
-                "{policy}, reads of level {level}, {managers} managers, {nodes} nodes"
+                "{mistaken}{policy}, reads of level {level}, {managers} managers, {nodes} nodes"
             ),
             command: format!(
-                "understudy-jepsen test --managers {managers} --nodes {nodes} --namespace-policy {policy} --reads {level} --binary {}",
+                "understudy-jepsen test --managers {managers} --nodes {nodes} --namespace-policy {policy} --reads {level} --binary {}{mistakes}",
                 binary.display()
             ),
             system: Arc::new(Understudy::new(understudy::Plan {
@@ -111,6 +119,7 @@ impl Test {
                 },
                 shape,
                 level: self.level().level(),
+                mutant: self.mutant.clone(),
             })),
         })
     }

@@ -58,6 +58,8 @@ pub struct Plan {
     pub shards: u32,
     pub shape: Shape,
     pub level: ReadLevel,
+    /// A mistake that the processes make on purpose, if they were built to.
+    pub mutant: Option<String>,
 }
 
 pub struct Understudy {
@@ -330,7 +332,12 @@ impl System for Understudy {
         Start {
             program: self.plan.binary.clone(),
             arguments,
-            environment: Vec::new(),
+            environment: self
+                .plan
+                .mutant
+                .iter()
+                .map(|name| ("UNDERSTUDY_MUTANT".to_string(), name.clone()))
+                .collect(),
             log: host.log.clone(),
         }
     }
