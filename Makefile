@@ -3,7 +3,7 @@
 # cargo's home, for a shell that was open before Rust was installed.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: test demo setup fmt clippy unit doc fuzz mutants live
+.PHONY: test demo setup fmt clippy unit doc fuzz mutants black_box live
 
 test:
 	@bash .ci/run
@@ -14,5 +14,5 @@ demo: setup
 setup:
 	@bash .ci/setup
 
-fmt clippy unit doc fuzz mutants live:
+fmt clippy unit doc fuzz mutants black_box live:
 	@bash .ci/run $@
